@@ -1,0 +1,109 @@
+package engine
+
+import "time"
+
+// Limits, in the units named.
+const (
+	BlockSize     = 4096      // bytes: the unit of mapping, ownership and accounting
+	PageBlocks    = 1024      // blocks: the unit of map loading and of locking
+	MaxVolumeSize = 64 << 40  // bytes
+	MaxNameLen    = 128       // bytes of a pool's, volume's or snapshot's name
+	MaxLabelsLen  = 4 << 10   // bytes of all keys and values of an object's labels
+	SizeUnit      = 1 << 20   // bytes: a volume's size is a multiple of it
+	MinPoolSize   = 256 << 20 // bytes of data
+)
+
+// PoolSpec describes a pool to make. Exactly one of Directory and Device is set.
+type PoolSpec struct {
+	Name      string
+	Directory string // on XFS or ext4; made if missing; holds the member's files
+	Device    string // a blank block device: XFS is made on it and mounted at MountDir/<pool name>
+	Wipe      bool   // Device only: destroy what is on it
+	Size      int64  // bytes of data the pool may hold; 0: 90 % of what is free in the file system
+}
+
+// Options say how a pool is opened. Zero values take the defaults.
+type Options struct {
+	RingDir    string // folder on a tmpfs of the host; default /run/rowan/rings
+	MountDir   string // where devices are mounted; default /var/lib/rowan/mnt
+	MapCache   int64  // bytes of flattened map kept in memory; default 128 MiB
+	AcceptLoss bool   // open although the ring is missing or damaged
+	ReadOnly   bool   // open for looking only (check of a pool that has failed)
+	Observer   Observer
+}
+
+// Observer is told what happens inside, for logs and metrics. Its methods return at once; nil means nobody listens.
+type Observer interface {
+	// Event reports something an operator should know: a failed flush, a quarantined block, a stalled commit.
+	Event(pool, message string, keysAndValues ...any)
+}
+
+// PoolInfo is a pool as it is now. Sizes are in bytes.
+type PoolInfo struct {
+	Name, ID      string
+	Member        string // the first member's folder
+	Device        string // what it was made on, if a device
+	State         string // "Ready", "ReadOnly" or "Failed"
+	Reason        string // why, when not Ready
+	Size          int64  // data the pool may hold
+	Used          int64  // blocks owned by some layer, in bytes
+	Free          int64  // Size - Used
+	Provisioned   int64  // the sum of the volumes' sizes
+	MetadataBytes int64  // Pebble's files
+	Volumes       int
+	Snapshots     int
+	Jobs          int // layers queued for freeing or joining
+}
+
+// VolumeSpec describes a volume to make. At most one of FromSnapshot and FromVolume is set.
+type VolumeSpec struct {
+	Name         string
+	Size         int64 // bytes, a multiple of SizeUnit; 0 with a source: the source's size
+	FromSnapshot string
+	FromVolume   string
+	Labels       map[string]string
+}
+
+// VolumeInfo is a volume as it is now. Sizes are in bytes.
+type VolumeInfo struct {
+	Name, ID     string
+	Size         int64
+	Mapped       int64 // what the volume maps, its ancestry's blocks included
+	Owned        int64 // what its head owns by itself
+	Written      bool  // something was written to it since it was made
+	HasParent    bool  // made from, or rolled back to, a snapshot
+	FromSnapshot string
+	FromVolume   string
+	Open         bool
+	CreatedAt    time.Time
+	Labels       map[string]string
+	Counters     *Counters // while open
+}
+
+// Counters count a volume's work since it was opened.
+type Counters struct {
+	Reads, ReadBytes             uint64 // asked for by the guest
+	Writes, WriteBytes           uint64
+	Discards, Flushes            uint64
+	DataReads, DataReadBytes     uint64 // done on the pool's segments on its behalf
+	DataWrites, DataWriteBytes   uint64
+	FirstWrites, FirstWriteBytes uint64 // guest writes that needed new blocks
+}
+
+// SnapshotSpec describes a snapshot to take.
+type SnapshotSpec struct {
+	Name   string
+	Volume string
+	Labels map[string]string
+}
+
+// SnapshotInfo is a snapshot as it is now. Sizes are in bytes.
+type SnapshotInfo struct {
+	Name, ID  string
+	Volume    string // its source's name when it was taken
+	VolumeID  string
+	Size      int64 // the volume's size when it was taken
+	Owned     int64 // what its layer owns
+	CreatedAt time.Time
+	Labels    map[string]string
+}
