@@ -53,6 +53,7 @@ type Usage struct {
 type File interface {
 	io.ReaderAt
 	io.WriterAt
+	// Close waits for calls under way, drops the lock and makes nothing durable. Every later call fails with fs.ErrClosed.
 	io.Closer
 	// WriteAtDurable writes and makes just that data durable, with the metadata needed to read it back (RWF_DSYNC).
 	WriteAtDurable(p []byte, off int64) (int, error)
@@ -60,7 +61,7 @@ type File interface {
 	Sync() error
 	Size() (int64, error)
 	Truncate(size int64) error
-	// Allocate reserves space for a range without changing the file's content (unwritten extents).
+	// Allocate reserves space for a range without changing the file's content (unwritten extents); a range beyond the end makes the file longer.
 	Allocate(off, length int64) error
 	// Punch gives a range's space back; it then reads as zeroes.
 	Punch(off, length int64) error
