@@ -1,0 +1,77 @@
+# `make` alone prints what there is. Every target that needs a tool asks hack/setup.sh for it first.
+SHELL       := /bin/bash
+.DEFAULT_GOAL := help
+
+GO          ?= go
+# Packages tested at once. Two suit a small machine; more make the tests that time things unsteady.
+TEST_P      ?= 2
+TEST_TIMEOUT ?= 20m
+# What to test, and extra flags for it: make test PKG=./pkg/engine/... TESTFLAGS=-race
+PKG         ?= ./...
+TESTFLAGS   ?=
+
+# Folders that hold Go sources, without asking git (a release tarball has none).
+GO_DIRS     := $(wildcard cmd pkg hack test)
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build all commands into bin/
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+.PHONY: test
+test: ## Run all tests; without root, those that need none, and say at the end what was left out
+	@hack/setup.sh test
+	@$(GO) run ./hack/testreport -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TESTFLAGS) $(PKG)
+
+.PHONY: lint
+lint: ## Check formatting, go vet, staticcheck and the import rules
+	@bad=$$(gofmt -l $(GO_DIRS)); if [ -n "$$bad" ]; then echo "not formatted; run gofmt -w on:" >&2; echo "$$bad" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 ./hack/imports
+
+.PHONY: generate
+generate: ## Make generated code again (protocol buffers)
+	@hack/setup.sh generate
+	$(GO) generate ./...
+
+.PHONY: verify-generate
+verify-generate: ## Fail if generated code is not what make generate makes
+	@before=$$(git status --porcelain); $(MAKE) --no-print-directory generate; \
+	if [ "$$before" != "$$(git status --porcelain)" ] || ! git diff --quiet; then \
+		git diff --stat; git status --short; \
+		echo "the tree is not clean after make generate: commit what it changed" >&2; exit 1; fi
+
+.PHONY: sanity
+sanity: ## Run the CSI project's own conformance tests against the driver
+	@hack/setup.sh test
+	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) -run Sanity ./pkg/driver/...
+
+.PHONY: demo
+demo: build ## Show snapshot, restore, rollback and delete on a pool made for the demo
+	@hack/setup.sh demo
+	bin/rowanctl demo
+
+.PHONY: kill-test
+kill-test: build ## Kill the engine again and again under verified I/O
+	@hack/setup.sh bench
+	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) ./test/e2e/crash/...
+
+.PHONY: bench
+bench: build ## Measure the engine on this machine
+	@hack/setup.sh bench
+	bin/rowanctl bench
+
+.PHONY: bench-peers
+bench-peers: ## Compare first writes after a snapshot with XFS reflink and qcow2; fails below the bars
+	@hack/setup.sh bench-peers
+	@if [ -d cmd/rowanctl ]; then $(MAKE) --no-print-directory build; fi
+	hack/bench-peers/run
+
+.PHONY: clean
+clean: ## Remove what the targets above made
+	rm -rf bin .cache
