@@ -1,0 +1,266 @@
+// Package runs holds the algebra of one page's runs: sorted lists of non-overlapping entries, each a stretch of blocks with its place and generation.
+//
+// A page has Blocks blocks; an entry never crosses it. Lists are plain slices, sorted by offset; the functions here keep them so. Nothing here locks.
+package runs
+
+import "fmt"
+
+const (
+	// Blocks is the number of blocks in a page.
+	Blocks = 1024
+	// MaxPlace is the highest pool block an entry can name.
+	MaxPlace = 1<<placeBits - 2
+	// MaxGen is the highest generation an entry can carry.
+	MaxGen = 1<<genBits - 1
+
+	placeBits = 40
+	offBits   = 10
+	genBits   = 48
+	zeroPlace = 1<<placeBits - 1
+)
+
+// Entry is one stretch of a page, packed into 16 bytes without pointers so that slabs of them can live outside the Go heap. Offset and length are in
+// blocks of the page.
+type Entry struct {
+	where uint64 // place | offset << 40 | (length-1) << 50
+	gen   uint64 // generation | flags << 48
+}
+
+const flagReplaces = 1 << genBits
+
+// Data makes an entry that maps [off, off+n) to the pool blocks from place on.
+func Data(off, n int, place, gen uint64) Entry {
+	if place > MaxPlace {
+		panic(fmt.Sprintf("runs: place %d out of range", place))
+	}
+	return pack(off, n, place, gen)
+}
+
+// Zero makes an entry that hides what lies below [off, off+n): it reads as zeroes.
+func Zero(off, n int, gen uint64) Entry { return pack(off, n, zeroPlace, gen) }
+
+func pack(off, n int, place, gen uint64) Entry {
+	if off < 0 || n < 1 || off+n > Blocks || gen > MaxGen {
+		panic(fmt.Sprintf("runs: entry offset %d length %d generation %d out of range", off, n, gen))
+	}
+	return Entry{where: place | uint64(off)<<placeBits | uint64(n-1)<<(placeBits+offBits), gen: gen}
+}
+
+// Off is the first block within the page.
+func (e Entry) Off() int { return int(e.where >> placeBits & (Blocks - 1)) }
+
+// Len is the number of blocks.
+func (e Entry) Len() int { return int(e.where>>(placeBits+offBits)) + 1 }
+
+// End is the block after the last.
+func (e Entry) End() int { return e.Off() + e.Len() }
+
+// IsZero tells a zero run.
+func (e Entry) IsZero() bool { return e.where&zeroPlace == zeroPlace }
+
+// Place is the pool block of the first block; it has no meaning for a zero run.
+func (e Entry) Place() uint64 { return e.where & zeroPlace }
+
+// Gen is the generation that wrote the run.
+func (e Entry) Gen() uint64 { return e.gen & MaxGen }
+
+// Replaces tells that the run was written over runs of its own layer's generations, which its commit must remove.
+func (e Entry) Replaces() bool { return e.gen&flagReplaces != 0 }
+
+// Replacing returns the entry marked so.
+func (e Entry) Replacing() Entry { e.gen |= flagReplaces; return e }
+
+// Plain returns the entry without its mark.
+func (e Entry) Plain() Entry { e.gen &= MaxGen; return e }
+
+// Sub returns the part of the entry within [off, end), which must not be empty.
+func (e Entry) Sub(off, end int) Entry {
+	off, end = max(off, e.Off()), min(end, e.End())
+	place := uint64(zeroPlace)
+	if !e.IsZero() {
+		place = e.Place() + uint64(off-e.Off())
+	}
+	return Entry{where: place | uint64(off)<<placeBits | uint64(end-off-1)<<(placeBits+offBits), gen: e.gen}
+}
+
+// follows tells that b continues a: same generation, adjacent blocks, adjacent places.
+func follows(a, b Entry) bool {
+	if a.gen != b.gen || a.End() != b.Off() || a.IsZero() != b.IsZero() {
+		return false
+	}
+	return a.IsZero() || a.Place()+uint64(a.Len()) == b.Place()
+}
+
+func join(a, b Entry) Entry {
+	a.where = a.where&(1<<(placeBits+offBits)-1) | uint64(a.Len()+b.Len()-1)<<(placeBits+offBits)
+	return a
+}
+
+func (e Entry) String() string {
+	if e.IsZero() {
+		return fmt.Sprintf("[%d+%d zero g%d]", e.Off(), e.Len(), e.Gen())
+	}
+	return fmt.Sprintf("[%d+%d @%d g%d]", e.Off(), e.Len(), e.Place(), e.Gen())
+}
+
+// search returns the index of the first entry that ends after off.
+func search(list []Entry, off int) int {
+	lo, hi := 0, len(list)
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		if list[mid].End() <= off {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// Insert puts e in front of whatever the list has in its range, joining it to neighbours it continues. It may reuse list's memory.
+func Insert(list []Entry, e Entry) []Entry {
+	i := search(list, e.Off())
+	j := i
+	var left, right Entry
+	var hasLeft, hasRight bool
+	for j < len(list) && list[j].Off() < e.End() {
+		if list[j].Off() < e.Off() {
+			left, hasLeft = list[j].Sub(list[j].Off(), e.Off()), true
+		}
+		if list[j].End() > e.End() {
+			right, hasRight = list[j].Sub(e.End(), list[j].End()), true
+		}
+		j++
+	}
+	if !hasLeft && i > 0 && follows(list[i-1], e) {
+		i--
+		left, hasLeft = list[i], true
+	}
+	if !hasRight && j < len(list) && follows(e, list[j]) {
+		right, hasRight = list[j], true
+		j++
+	}
+	var put [3]Entry
+	n := 0
+	if hasLeft {
+		if follows(left, e) {
+			e = join(left, e)
+		} else {
+			put[n] = left
+			n++
+		}
+	}
+	if hasRight && follows(e, right) {
+		e, hasRight = join(e, right), false
+	}
+	put[n] = e
+	n++
+	if hasRight {
+		put[n] = right
+		n++
+	}
+	return splice(list, i, j, put[:n])
+}
+
+// Remove takes [off, end) out of the list.
+func Remove(list []Entry, off, end int) []Entry {
+	i := search(list, off)
+	j := i
+	var put [2]Entry
+	n := 0
+	for j < len(list) && list[j].Off() < end {
+		if list[j].Off() < off {
+			put[n] = list[j].Sub(list[j].Off(), off)
+			n++
+		}
+		if list[j].End() > end {
+			put[n] = list[j].Sub(end, list[j].End())
+			n++
+		}
+		j++
+	}
+	return splice(list, i, j, put[:n])
+}
+
+// splice replaces list[i:j] by put.
+func splice(list []Entry, i, j int, put []Entry) []Entry {
+	grow := len(put) - (j - i)
+	switch {
+	case grow > 0:
+		for range grow {
+			list = append(list, Entry{})
+		}
+		copy(list[j+grow:], list[j:len(list)-grow])
+	case grow < 0:
+		copy(list[j+grow:], list[j:])
+		list = list[:len(list)+grow]
+	}
+	copy(list[i:], put)
+	return list
+}
+
+// Fill adds the parts of e that the list does not cover yet: e is older than what is there.
+func Fill(list []Entry, e Entry) []Entry {
+	off := e.Off()
+	for off < e.End() {
+		i := search(list, off)
+		end := e.End()
+		if i < len(list) {
+			if list[i].Off() <= off {
+				off = list[i].End()
+				continue
+			}
+			end = min(end, list[i].Off())
+		}
+		list = Insert(list, e.Sub(off, end))
+		off = end
+	}
+	return list
+}
+
+// Slice appends to out the parts of list within [off, end).
+func Slice(out, list []Entry, off, end int) []Entry {
+	for i := search(list, off); i < len(list) && list[i].Off() < end; i++ {
+		out = append(out, list[i].Sub(off, end))
+	}
+	return out
+}
+
+// Overlaps tells whether any entry touches [off, end).
+func Overlaps(list []Entry, off, end int) bool {
+	i := search(list, off)
+	return i < len(list) && list[i].Off() < end
+}
+
+// Covered counts the blocks the list covers; Mapped counts those that have a place.
+func Covered(list []Entry) (n int) {
+	for _, e := range list {
+		n += e.Len()
+	}
+	return n
+}
+
+// Mapped counts the blocks of the list that have a place.
+func Mapped(list []Entry) (n int) {
+	for _, e := range list {
+		if !e.IsZero() {
+			n += e.Len()
+		}
+	}
+	return n
+}
+
+// Valid reports the first breach of the list's order, or nil.
+func Valid(list []Entry) error {
+	end := 0
+	for i, e := range list {
+		if e.Off() < end {
+			return fmt.Errorf("entry %d %v begins before block %d", i, e, end)
+		}
+		end = e.End()
+		if end > Blocks {
+			return fmt.Errorf("entry %d %v leaves the page", i, e)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package runs
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// model is a page block by block.
+type model [Blocks]struct {
+	set, zero  bool
+	place, gen uint64
+}
+
+func (m *model) put(e Entry) {
+	for i := range e.Len() {
+		c := &m[e.Off()+i]
+		c.set, c.zero, c.gen, c.place = true, e.IsZero(), e.Gen(), 0
+		if !c.zero {
+			c.place = e.Place() + uint64(i)
+		}
+	}
+}
+
+func (m *model) equal(t *rapid.T, list []Entry) {
+	if err := Valid(list); err != nil {
+		t.Fatal(err)
+	}
+	var got model
+	for i, e := range list {
+		got.put(e)
+		if i > 0 && follows(list[i-1], e) {
+			t.Fatalf("%v and %v were not joined", list[i-1], e)
+		}
+	}
+	if got != *m {
+		t.Fatalf("list %v differs from the model", list)
+	}
+}
+
+func drawEntry(t *rapid.T) Entry {
+	off := rapid.IntRange(0, 63).Draw(t, "off")
+	n := rapid.IntRange(1, 64-off).Draw(t, "len")
+	gen := rapid.Uint64Range(1, 3).Draw(t, "gen")
+	if rapid.Bool().Draw(t, "zero") {
+		return Zero(off, n, gen)
+	}
+	return Data(off, n, rapid.Uint64Range(0, 3).Draw(t, "base")*100+uint64(off), gen)
+}
+
+func TestListAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var list []Entry
+		var m model
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			e := drawEntry(t)
+			switch rapid.IntRange(0, 2).Draw(t, "op") {
+			case 0:
+				list = Insert(list, e)
+				m.put(e)
+			case 1:
+				list = Remove(list, e.Off(), e.End())
+				for i := e.Off(); i < e.End(); i++ {
+					m[i] = struct {
+						set, zero  bool
+						place, gen uint64
+					}{}
+				}
+			case 2:
+				list = Fill(list, e)
+				for i := e.Off(); i < e.End(); i++ {
+					if !m[i].set {
+						m.put(e.Sub(i, i+1))
+					}
+				}
+			}
+			m.equal(t, list)
+			checkSlice(t, &m, list)
+		}
+	})
+}
+
+func checkSlice(t *rapid.T, m *model, list []Entry) {
+	off := rapid.IntRange(0, 70).Draw(t, "sliceOff")
+	end := rapid.IntRange(off+1, 80).Draw(t, "sliceEnd")
+	part := Slice(nil, list, off, end)
+	want := 0
+	for i := off; i < end; i++ {
+		if m[i].set {
+			want++
+		}
+	}
+	if Covered(part) != want || Overlaps(list, off, end) != (want > 0) {
+		t.Fatalf("slice [%d,%d) of %v covers %d blocks, want %d", off, end, list, Covered(part), want)
+	}
+}
+
+func TestEntryFields(t *testing.T) {
+	e := Data(1023, 1, MaxPlace, MaxGen).Replacing()
+	if e.Off() != 1023 || e.Len() != 1 || e.Place() != MaxPlace || e.Gen() != MaxGen || e.IsZero() || !e.Replaces() || e.Plain().Replaces() {
+		t.Fatalf("fields of %v are wrong", e)
+	}
+	if z := Zero(0, Blocks, 7); z.Len() != Blocks || !z.IsZero() || z.Gen() != 7 {
+		t.Fatalf("fields of %v are wrong", z)
+	}
+}
+
+func BenchmarkInsertSequential(b *testing.B) {
+	for b.Loop() {
+		var list []Entry
+		for i := range Blocks {
+			list = Insert(list, Data(i, 1, uint64(i), 1))
+		}
+	}
+}
