@@ -1,0 +1,90 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// Locks holds one lock per key. A lock is taken at once or not at all: the caller of a call that waits here would repeat it, and the copies would pile
+// up. The zero value is ready.
+type Locks struct {
+	mu   sync.Mutex
+	held map[string]struct{} // guarded by mu
+}
+
+// Lock takes the key's lock, or answers ErrPending. The caller calls release once.
+func (l *Locks) Lock(key string) (release func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, taken := l.held[key]; taken {
+		return nil, fmt.Errorf("%s: %w", key, ErrPending)
+	}
+	if l.held == nil {
+		l.held = make(map[string]struct{})
+	}
+	l.held[key] = struct{}{}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.held, key)
+	}, nil
+}
+
+// Serialized refuses, with ErrPending, to change an object while a change of it is under way. Reading is always possible. A snapshot locks its own name,
+// not its source, so that several can be cut of one volume at a time.
+func Serialized(s Service) Service { return &serialized{Service: s} }
+
+type serialized struct {
+	Service
+	locks Locks
+}
+
+var _ Service = (*serialized)(nil)
+
+func (s *serialized) Create(ctx context.Context, r CreateRequest) (Volume, error) {
+	return exclusive(s, r.ID().String(), func() (Volume, error) { return s.Service.Create(ctx, r) })
+}
+
+func (s *serialized) Delete(ctx context.Context, id VolumeID) error {
+	return s.exclusively(id.String(), func() error { return s.Service.Delete(ctx, id) })
+}
+
+func (s *serialized) Expand(ctx context.Context, id VolumeID, r Range) (Volume, error) {
+	return exclusive(s, id.String(), func() (Volume, error) { return s.Service.Expand(ctx, id, r) })
+}
+
+func (s *serialized) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Snapshot, error) {
+	return exclusive(s, r.ID().String(), func() (Snapshot, error) { return s.Service.CreateSnapshot(ctx, r) })
+}
+
+func (s *serialized) DeleteSnapshot(ctx context.Context, id SnapshotID) error {
+	return s.exclusively(id.String(), func() error { return s.Service.DeleteSnapshot(ctx, id) })
+}
+
+func (s *serialized) Attach(ctx context.Context, id VolumeID, readOnly bool) (string, error) {
+	return exclusive(s, id.String(), func() (string, error) { return s.Service.Attach(ctx, id, readOnly) })
+}
+
+func (s *serialized) Detach(ctx context.Context, id VolumeID) error {
+	return s.exclusively(id.String(), func() error { return s.Service.Detach(ctx, id) })
+}
+
+func (s *serialized) MarkFormat(ctx context.Context, id VolumeID, state FormatState) error {
+	return s.exclusively(id.String(), func() error { return s.Service.MarkFormat(ctx, id, state) })
+}
+
+func (s *serialized) exclusively(key string, do func() error) error {
+	_, err := exclusive(s, key, func() (struct{}, error) { return struct{}{}, do() })
+	return err
+}
+
+func exclusive[T any](s *serialized, key string, do func() (T, error)) (T, error) {
+	release, err := s.locks.Lock(key)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	defer release()
+	return do()
+}
