@@ -1,0 +1,138 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine/format"
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+)
+
+// DefaultLockTimeout is how long Open waits for another engine's I/O to end.
+const DefaultLockTimeout = 10 * time.Second
+
+// Options say how a member is opened. Zero values take the defaults.
+type Options struct {
+	MountDir    string        // where devices are mounted, at MountDir/<pool name>; needed for devices only
+	LockTimeout time.Duration // how long to wait for another engine's locks; default DefaultLockTimeout
+	ReadOnly    bool          // open for looking only; it takes the locks all the same
+}
+
+// Member is an open member.
+type Member struct {
+	fs       fsys.FS
+	dir      string
+	readOnly bool
+	mount    *mount // what Close unmounts; nil for a folder
+	flush    fsys.File
+	align    int
+	failed   atomic.Pointer[error] // the flush that failed
+	counters counters
+
+	// mu guards what follows; segs is replaced, never changed, so that I/O reads it without the lock.
+	mu      sync.Mutex
+	sb      format.Superblock
+	ballast bool
+	closed  bool
+	segs    atomic.Pointer[[]*segment] // by index; nil where there is no such segment
+}
+
+// Superblock tells what the member is.
+func (m *Member) Superblock() format.Superblock {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sb
+}
+
+// Dir is the member's folder; MetaDir the folder for the metadata store in it, which the store makes.
+func (m *Member) Dir() string { return m.dir }
+
+// MetaDir is where the metadata store lives.
+func (m *Member) MetaDir() string { return filepath.Join(m.dir, metaName) }
+
+// Alignment is what offsets and lengths of ReadAt and WriteAt must be multiples of, in bytes: 512 or 4096. Memory may lie anywhere; aligned memory
+// saves a copy.
+func (m *Member) Alignment() int { return m.align }
+
+// Usage tells of the file system that the member is on.
+func (m *Member) Usage() (fsys.Usage, error) {
+	u, err := m.fs.Usage(m.dir)
+	if err != nil {
+		return u, fmt.Errorf("ask for the space of %s: %w", m.dir, err)
+	}
+	return u, nil
+}
+
+// SetSize records a new size, in bytes, durably. The engine sees to it that nothing lies beyond.
+func (m *Member) SetSize(size int64) error {
+	if m.readOnly {
+		return ErrReadOnly
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sb := m.sb
+	sb.Size = size
+	if err := writeSuperblock(m.fs, m.dir, sb); err != nil {
+		return err
+	}
+	m.sb = sb
+	return nil
+}
+
+// Close gives the locks back and unmounts what Create or Open mounted. It flushes nothing. No I/O may be under way.
+func (m *Member) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil
+	}
+	m.closed = true
+	err := m.closeFiles()
+	if m.mount != nil {
+		err = errors.Join(err, m.mount.unmount())
+	}
+	if err != nil {
+		return fmt.Errorf("close member %s: %w", m.dir, err)
+	}
+	return nil
+}
+
+// closeFiles closes the flush file last: its lock says that all other locks are free, too.
+func (m *Member) closeFiles() error {
+	var err error
+	for _, s := range *m.segs.Load() {
+		if s != nil {
+			err = errors.Join(err, s.file.Close())
+		}
+	}
+	return errors.Join(err, m.flush.Close())
+}
+
+// Destroy removes the member's files, the superblock first, and closes it. Of a device, the signature is wiped too, so that it is blank again.
+func (m *Member) Destroy() error {
+	if m.readOnly {
+		return ErrReadOnly
+	}
+	err := m.fs.Remove(filepath.Join(m.dir, superblockName))
+	if err == nil {
+		err = m.fs.SyncDir(m.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("destroy member: %w", errors.Join(wrap(err), m.Close()))
+	}
+	for _, name := range []string{superblockTemp, segmentsName, metaName, ballastName, flushName} {
+		err = errors.Join(err, m.fs.RemoveAll(filepath.Join(m.dir, name)))
+	}
+	err = errors.Join(err, m.Close())
+	if m.mount != nil && err == nil {
+		err = wipe(m.mount.device)
+	}
+	if err != nil {
+		return fmt.Errorf("destroy member: %w", err)
+	}
+	return nil
+}
