@@ -82,7 +82,7 @@ func (f *Fake) Detect(ctx context.Context, device string) (found string, err err
 	return found, err
 }
 
-// Format puts a file system on the device. When it is made to fail it leaves an unfinished one.
+// Format puts a file system on the device.
 func (f *Fake) Format(ctx context.Context, device, fsType string, fresh bool) error {
 	return f.do(ctx, "Format", fmt.Sprint(fsType, " fresh=", fresh), func() error { f.put(device, fsType); return nil })
 }
