@@ -1,0 +1,206 @@
+package fuseloop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/attach"
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
+	"github.com/rowan-csi/rowan/pkg/block"
+)
+
+// attachment is one that this process serves.
+type attachment struct {
+	a      *Attacher
+	id     string
+	dev    block.Device
+	server *server
+	fuse   *os.File
+	pin    *os.File // O_PATH of the file
+	rec    record   // changed only before it is handed out
+	done   chan struct{}
+
+	mu       sync.Mutex
+	finished bool
+	ours     bool // being detached: the kernel closing the file is no surprise
+	err      error
+}
+
+var _ attach.Attachment = (*attachment)(nil)
+
+func (a *Attacher) newAttachment(id string, dev block.Device, fuse *os.File, name string, ro bool) *attachment {
+	t := &attachment{a: a, id: id, dev: dev, fuse: fuse, done: make(chan struct{})}
+	t.server = newServer(fuse, dev, a.mem, name, ro, a.config.Readers)
+	t.server.released = t.released
+	return t
+}
+
+func (t *attachment) ID() string            { return t.id }
+func (t *attachment) Path() string          { return t.a.loops.path(t.rec.Loop) }
+func (t *attachment) Done() <-chan struct{} { return t.done }
+
+func (t *attachment) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// watch notices the end of the server; it runs for as long as it serves.
+func (t *attachment) watch() {
+	<-t.server.ended
+	t.finish(t.server.failure())
+}
+
+// released is called when the loop driver has closed the file. Unless we asked for that, somebody took the device away (losetup -d).
+func (t *attachment) released() {
+	t.mu.Lock()
+	ours := t.ours
+	t.mu.Unlock()
+	if !ours {
+		t.server.fail(fmt.Errorf("%s was cleared by somebody else: %w", t.Path(), attach.ErrGone))
+		t.server.stop()
+	}
+}
+
+// finish closes Done, once.
+func (t *attachment) finish(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.finished {
+		return
+	}
+	t.finished = true
+	if !t.ours {
+		t.err = err
+	}
+	close(t.done)
+}
+
+func (t *attachment) setOurs(ours bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ours = ours
+}
+
+// keeperRecord is what the keeper keeps of it.
+func (t *attachment) keeperRecord() (keeper.Record, error) {
+	data, err := t.rec.encode()
+	return keeper.Record{ID: t.id, Data: data}, err
+}
+
+// storeAgain puts the record to a keeper that may not have it.
+func (t *attachment) storeAgain(ctx context.Context) error {
+	unlock, err := t.a.lock(ctx, t.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if now, err := t.a.lookup(t.id); err != nil || now != t {
+		return err // detached meanwhile
+	}
+	r, err := t.keeperRecord()
+	if err != nil {
+		return err
+	}
+	return t.a.keeper.Put(ctx, r, false, t.fuse, t.pin)
+}
+
+// Resize implements attach.Attachment.
+func (t *attachment) Resize(ctx context.Context) error {
+	unlock, err := t.a.lock(ctx, t.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	select {
+	case <-t.done:
+		return fmt.Errorf("resize attachment %q: %w", t.id, attach.ErrClosed)
+	default:
+	}
+	want := t.dev.Size() / int64(t.rec.Sector) * int64(t.rec.Sector)
+	return t.unlessStuck(ctx, func() error {
+		if err := refresh(t.pin); err != nil {
+			return err
+		}
+		shown, err := t.a.loops.grow(t.rec.Loop)
+		if err == nil && shown < want {
+			err = fmt.Errorf("%s shows %d bytes of %d after growing", t.Path(), shown, want)
+		}
+		return err
+	})
+}
+
+// unlessStuck runs f, which asks our own server something through the kernel, and stops waiting for it when ctx is done or the server has ended.
+func (t *attachment) unlessStuck(ctx context.Context, f func() error) error {
+	result := make(chan error, 1)
+	go func() { result <- f() }()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("attachment %q, waiting for its own server: %w", t.id, ctx.Err())
+	case <-t.server.ended:
+		return fmt.Errorf("attachment %q, waiting for its own server: %w", t.id, attach.ErrClosed)
+	}
+}
+
+// Detach implements attach.Attachment. Each step can be done again: clear the loop device (its file identity finds it), forget the record, drop the
+// descriptors, upon which the kernel drops the mount.
+func (t *attachment) Detach(ctx context.Context) error {
+	unlock, err := t.a.lock(ctx, t.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if now, err := t.a.lookup(t.id); err != nil {
+		return err
+	} else if now != t {
+		return nil // detached before
+	}
+	t.setOurs(true)
+	if err := t.a.loops.clear(ctx, t.rec); err != nil {
+		t.setOurs(false)
+		return fmt.Errorf("attachment %q: %w", t.id, err)
+	}
+	if t.a.keeper != nil {
+		if err := t.a.keeper.Delete(ctx, t.id); err != nil && !errors.Is(err, keeper.ErrNotFound) {
+			return err
+		}
+	}
+	return t.leave(ctx)
+}
+
+// leave stops serving and closes this process's descriptors.
+func (t *attachment) leave(ctx context.Context) error {
+	t.setOurs(true)
+	t.server.stop()
+	select {
+	case <-t.server.ended:
+	case <-ctx.Done():
+		return fmt.Errorf("attachment %q: wait for requests under way: %w", t.id, ctx.Err())
+	}
+	t.finish(nil)
+	t.a.forget(t)
+	return errors.Join(ignoreClosed(t.pin.Close()), ignoreClosed(t.fuse.Close()))
+}
+
+// drop undoes an Attach that nobody else knows of: once the last descriptor of its file is closed, the kernel drops the mount, and the readers end.
+func (t *attachment) drop(ctx context.Context) error {
+	var err error
+	if t.pin != nil {
+		err = t.pin.Close()
+	}
+	return errors.Join(err, t.server.abandoned(ctx), t.fuse.Close())
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EBADF) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,265 @@
+package fuseloop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/attach"
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
+	"github.com/rowan-csi/rowan/pkg/block"
+)
+
+// undoTime bounds cleaning up after a failure.
+const undoTime = 5 * time.Second
+
+// Attach implements attach.Attacher. The order matters: the keeper has the descriptors before the device can be seen.
+func (a *Attacher) Attach(ctx context.Context, id string, dev block.Device, o attach.Options) (attach.Attachment, error) {
+	if err := attach.CheckID(id); err != nil {
+		return nil, err
+	}
+	o, err := o.Check(dev)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := a.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := a.vacant(ctx, id); err != nil {
+		return nil, err
+	}
+	t, err := a.serveNew(ctx, id, dev, o)
+	if err != nil {
+		return nil, fmt.Errorf("attach %q: %w", id, err)
+	}
+	if err := t.show(ctx, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach %q: %w", id, err), t.undo())
+	}
+	return t, nil
+}
+
+// vacant makes sure that there is no attachment of that id, and forgets one that is gone.
+func (a *Attacher) vacant(ctx context.Context, id string) error {
+	t, err := a.lookup(id)
+	if err != nil {
+		return err
+	}
+	if t != nil {
+		if alive(t.fuse) {
+			return fmt.Errorf("attachment %q: %w", id, attach.ErrExists)
+		}
+		if err := t.leave(ctx); err != nil {
+			return err
+		}
+	}
+	if a.keeper == nil {
+		return nil
+	}
+	live, err := a.prune(ctx, id)
+	if err == nil && live {
+		err = fmt.Errorf("attachment %q was left by another process: %w: resume it", id, attach.ErrExists)
+	}
+	return err
+}
+
+// serveNew makes the mount and serves it; only this process knows of it yet.
+func (a *Attacher) serveNew(ctx context.Context, id string, dev block.Device, o attach.Options) (*attachment, error) {
+	m, err := newMount()
+	if err != nil {
+		return nil, err
+	}
+	t := a.newAttachment(id, dev, m.fuse, fileName(id), o.ReadOnly)
+	err = t.server.start()
+	if err == nil {
+		err = t.introduce(ctx, m, o)
+	}
+	if cerr := m.root.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = a.adopt(t)
+	}
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+		defer cancel()
+		return nil, errors.Join(err, t.drop(ctx))
+	}
+	go t.watch()
+	return t, nil
+}
+
+// introduce waits for INIT and finds out what the file is.
+func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) error {
+	select {
+	case <-t.server.ready:
+	case <-t.server.ended:
+		return t.server.failure()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the kernel's INIT: %w", ctx.Err())
+	}
+	if err := t.server.initErr; err != nil {
+		return err
+	}
+	if t.a.keeper != nil && t.server.proto.Caps&capResend == 0 {
+		return noResend
+	}
+	return t.unlessStuck(ctx, func() error {
+		pin, err := m.pin(t.server.name)
+		if err != nil {
+			return err
+		}
+		t.pin = pin
+		id, err := identify(pin)
+		t.rec = record{File: id, Name: t.server.name, Loop: noLoop, ReadOnly: o.ReadOnly, Sector: o.SectorSize, Protocol: t.server.proto, Meta: o.Meta}
+		return err
+	})
+}
+
+// show stores the attachment with the keeper and puts a loop device before the file. fresh: the record is new.
+func (t *attachment) show(ctx context.Context, fresh bool) error {
+	if t.a.keeper != nil && fresh {
+		r, err := t.keeperRecord()
+		if err != nil {
+			return err
+		}
+		if err := t.a.keeper.Put(ctx, r, true, t.fuse, t.pin); err != nil {
+			if errors.Is(err, keeper.ErrExists) {
+				return fmt.Errorf("%w (%w)", attach.ErrExists, err)
+			}
+			return err
+		}
+	}
+	return t.unlessStuck(ctx, func() error {
+		file, err := reopen(t.pin, t.rec.ReadOnly)
+		if err != nil {
+			return err
+		}
+		n, err := t.a.loops.configure(file, t.rec.Name, t.rec.Sector, t.rec.ReadOnly)
+		if cerr := file.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return err
+		}
+		t.rec.Loop = n
+		if err := t.a.loops.check(n); err != nil {
+			return err
+		}
+		return t.updateRecord(ctx)
+	})
+}
+
+func (t *attachment) updateRecord(ctx context.Context) error {
+	if t.a.keeper == nil {
+		return nil
+	}
+	r, err := t.keeperRecord()
+	if err != nil {
+		return err
+	}
+	return t.a.keeper.Update(ctx, r)
+}
+
+// undo takes back what a failed Attach did. What it cannot take back, Resume and Detach can.
+func (t *attachment) undo() error {
+	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
+	defer cancel()
+	t.setOurs(true)
+	err := t.a.loops.clear(ctx, t.rec)
+	if err == nil && t.a.keeper != nil {
+		if err = t.a.keeper.Delete(ctx, t.id); errors.Is(err, keeper.ErrNotFound) {
+			err = nil
+		}
+	}
+	return errors.Join(err, t.leave(ctx))
+}
+
+// Resume implements attach.Attacher.
+func (a *Attacher) Resume(ctx context.Context, id string, dev block.Device) (attach.Attachment, error) {
+	if err := attach.CheckID(id); err != nil {
+		return nil, err
+	}
+	unlock, err := a.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if t, err := a.lookup(id); err != nil {
+		return nil, err
+	} else if t != nil {
+		return nil, fmt.Errorf("attachment %q is served already: %w", id, attach.ErrExists)
+	}
+	rec, files, err := a.fetch(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("resume %q: %w", id, err)
+	}
+	t := a.newAttachment(id, dev, files[0], rec.Name, rec.ReadOnly)
+	t.pin, t.rec = files[1], rec
+	if _, err := (attach.Options{SectorSize: rec.Sector}).Check(dev); err != nil {
+		closeFiles(files)
+		return nil, fmt.Errorf("resume %q: %w", id, err)
+	}
+	if err := a.adopt(t); err != nil {
+		closeFiles(files)
+		return nil, err
+	}
+	if err := t.server.resume(rec.Protocol); err != nil {
+		a.forget(t)
+		closeFiles(files)
+		return nil, fmt.Errorf("resume %q: %w", id, err)
+	}
+	go t.watch()
+	if err := t.reappear(ctx); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), undoTime)
+		defer cancel()
+		return nil, errors.Join(fmt.Errorf("resume %q: %w", id, err), t.leave(ctx))
+	}
+	return t, nil
+}
+
+// fetch gets the record and the two descriptors from the keeper.
+func (a *Attacher) fetch(ctx context.Context, id string) (record, []*os.File, error) {
+	if a.keeper == nil {
+		return record{}, nil, fmt.Errorf("%w: there is no keeper", attach.ErrNotFound)
+	}
+	r, files, err := a.keeper.Get(ctx, id)
+	if err != nil {
+		if errors.Is(err, keeper.ErrNotFound) {
+			err = fmt.Errorf("%w (%w)", attach.ErrNotFound, err)
+		}
+		return record{}, nil, err
+	}
+	rec, err := decodeRecord(r.Data)
+	switch {
+	case err != nil:
+	case len(files) != 2:
+		err = fmt.Errorf("keeper has %d descriptors, not 2: %w", len(files), attach.ErrInvalid)
+	case !alive(files[0]):
+		err = fmt.Errorf("its connection was aborted: %w (%w)", attach.ErrNotFound, attach.ErrGone)
+	}
+	if err != nil {
+		closeFiles(files)
+		return record{}, nil, err
+	}
+	return rec, files, nil
+}
+
+// reappear finds the loop device again, or makes it where the dead process had not come so far (or had begun to detach).
+func (t *attachment) reappear(ctx context.Context) error {
+	n, err := t.a.loops.find(t.rec)
+	if err != nil {
+		return err
+	}
+	if n == noLoop {
+		return t.show(ctx, false)
+	}
+	if n != t.rec.Loop {
+		t.rec.Loop = n
+		return t.updateRecord(ctx)
+	}
+	return nil
+}

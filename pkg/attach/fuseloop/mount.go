@@ -1,0 +1,156 @@
+package fuseloop
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount is a FUSE file system that is mounted nowhere: it lives by the descriptors of its one file. So there is no folder to make or to leave behind, no
+// other mount namespace can get a copy of it, and nobody's df or find walks into it.
+type mount struct {
+	fuse *os.File // /dev/fuse
+	root *os.File // the root folder, until the file is open
+}
+
+// newMount makes a FUSE connection and its mount. The kernel has sent INIT when it returns.
+func newMount() (*mount, error) {
+	fuse, err := openFuse()
+	if err != nil {
+		return nil, err
+	}
+	root, err := mountRoot(fuse)
+	if err != nil {
+		return nil, errors.Join(err, fuse.Close())
+	}
+	return &mount{fuse: fuse, root: root}, nil
+}
+
+func openFuse() (*os.File, error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/fuse (is the fuse module loaded?): %w", err)
+	}
+	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
+}
+
+func mountRoot(fuse *os.File) (*os.File, error) {
+	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen fuse: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	options := [][2]string{{"source", "rowan"}, {"fd", strconv.Itoa(int(fuse.Fd()))}, {"rootmode", "40000"},
+		{"user_id", strconv.Itoa(os.Getuid())}, {"group_id", strconv.Itoa(os.Getgid())}}
+	for _, o := range options {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return nil, fmt.Errorf("set %s=%s of a fuse mount: %w", o[0], o[1], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("create a fuse file system: %w", err)
+	}
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsmount fuse: %w", err)
+	}
+	return os.NewFile(uintptr(root), "fuse root"), nil
+}
+
+// pin opens the file as a place (O_PATH): that keeps the mount, asks nothing of the server when it is closed, and can be opened for I/O and looked at by
+// a later process. The server must be running.
+func (m *mount) pin(name string) (*os.File, error) {
+	fd, err := unix.Openat(int(m.root.Fd()), name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("find %s in its mount: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// reopen opens a pinned file for I/O.
+func reopen(pin *os.File, readOnly bool) (*os.File, error) {
+	flags := os.O_RDWR
+	if readOnly {
+		flags = os.O_RDONLY
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", pin.Fd()), flags, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the file behind the device: %w", err)
+	}
+	return f, nil
+}
+
+// identity is what tells a file from every other one on the machine.
+type identity struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+func identify(f *os.File) (identity, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return identity{}, fmt.Errorf("look at %s: %w", f.Name(), err)
+	}
+	return identity{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// refresh makes the kernel ask the server for the file's size. Attributes are kept for good otherwise, see attrTime.
+func refresh(pin *os.File) error {
+	var st unix.Statx_t
+	if err := unix.Statx(int(pin.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_SIZE, &st); err != nil {
+		return fmt.Errorf("ask for the new size of %s: %w", pin.Name(), err)
+	}
+	return nil
+}
+
+// alive tells whether the connection behind a /dev/fuse descriptor still has a mount.
+func alive(fuse *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(fuse.Fd()), Events: unix.POLLOUT}}
+	for {
+		_, err := unix.Poll(fds, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && fds[0].Revents&unix.POLLERR == 0
+		}
+	}
+}
+
+// abortConnection makes every request of a FUSE connection fail, now and later. It is the way out of a hang: what waits for the device gets I/O errors.
+func abortConnection(id identity) error {
+	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen fusectl: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("create fusectl: %w", err)
+	}
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("fsmount fusectl: %w", err)
+	}
+	defer func() { _ = unix.Close(root) }()
+	name := fmt.Sprintf("%d/abort", unix.Minor(id.Dev)) // the kernel numbers connections by their file systems' device numbers
+	fd, err := unix.Openat(root, name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open fusectl's %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.WriteString("1")
+	return errors.Join(err, f.Close())
+}
+
+// fileName makes of an attachment's id the name that losetup shows.
+func fileName(id string) string {
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
+			return r
+		}
+		return '_'
+	}, id)
+	return "rowan-" + clean[:min(len(clean), 128)]
+}
