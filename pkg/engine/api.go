@@ -1,6 +1,10 @@
 package engine
 
-import "time"
+import (
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+)
 
 // Limits, in the units named.
 const (
@@ -30,6 +34,19 @@ type Options struct {
 	AcceptLoss bool   // open although the ring is missing or damaged
 	ReadOnly   bool   // open for looking only (check of a pool that has failed)
 	Observer   Observer
+
+	// for tests
+	fs        fsys.FS
+	ringBytes int64
+	anyRingFS bool
+	bootID    *[16]byte
+}
+
+func (o Options) boot() ([16]byte, error) {
+	if o.bootID != nil {
+		return *o.bootID, nil
+	}
+	return bootID()
 }
 
 // Observer is told what happens inside, for logs and metrics. Its methods return at once; nil means nobody listens.

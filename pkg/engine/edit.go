@@ -1,0 +1,184 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/rowan-csi/rowan/pkg/engine/format"
+	"github.com/rowan-csi/rowan/pkg/engine/runs"
+)
+
+// layerPage is what the store has in one page of one layer, and below it.
+type layerPage struct {
+	own   []storedRun  // the layer's runs, newest generation first; runs of different generations may overlap
+	below []runs.Entry // what its ancestors show, flattened
+}
+
+type storedRun = runs.Entry
+
+// readLayerPage reads a page as a rewrite needs it.
+func readLayerPage(r pebble.Reader, g *lineage, page uint32) (lp layerPage, err error) {
+	prefix := format.RunPagePrefix(g.family, page)
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: format.Upper(prefix)})
+	if err != nil {
+		return lp, fmt.Errorf("read layer page %d: %w", page, err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; {
+		_, gen, block, err := format.ParseRunKey(it.Key())
+		if err != nil {
+			return lp, err
+		}
+		if !g.contains(gen) {
+			ok = it.SeekGE(format.RunKey(g.family, page, g.before(gen), 0))
+			continue
+		}
+		e, err := entryOf(it.Value(), block, gen)
+		if err != nil {
+			return lp, err
+		}
+		if g.owns(gen) {
+			lp.own = append(lp.own, e)
+		} else {
+			lp.below = runs.Fill(lp.below, e)
+		}
+		ok = it.Next()
+	}
+	return lp, it.Error()
+}
+
+// visible flattens the layer's own runs.
+func (lp *layerPage) visible() (list []runs.Entry) {
+	for _, e := range lp.own {
+		list = runs.Fill(list, e)
+	}
+	return list
+}
+
+// apply puts changes over a flattened list and leaves zero runs only where something below would show through.
+func (lp *layerPage) apply(list, changes []runs.Entry) []runs.Entry {
+	for _, e := range changes {
+		list = runs.Insert(list, e.Plain())
+	}
+	var out []runs.Entry
+	for _, e := range list {
+		if !e.IsZero() {
+			out = runs.Insert(out, e)
+			continue
+		}
+		var buf [16]runs.Entry
+		for _, b := range runs.Slice(buf[:0], lp.below, e.Off(), e.End()) {
+			if !b.IsZero() {
+				out = runs.Insert(out, runs.Zero(b.Off(), b.Len(), e.Gen()))
+			}
+		}
+	}
+	return out
+}
+
+// rewriteResult says what a rewrite changed, for those who keep count.
+type rewriteResult struct {
+	mapped int64    // change of blocks that the flattened page maps
+	taken  []extent // pool blocks newly in use
+	freed  []extent // pool blocks no longer in use: to be held before the batch is applied, released when it is durable
+}
+
+// rewrite makes a page of a layer hold just these runs (flattened, of the layer's own generations) and nothing hidden: it changes runs, the index of
+// touched pages, the bitmaps and the counts. It is how anything but a plain first write changes a page: discards, writes over zero runs, joins, frees,
+// and what the ring replays.
+func (b *batch) rewrite(g *lineage, page uint32, lp *layerPage, want []runs.Entry) (res rewriteResult, err error) {
+	for _, e := range lp.own {
+		i := slices.Index(want, e)
+		if i < 0 {
+			b.removeRun(g.family, page, e.Gen(), e.Off())
+		}
+	}
+	had, has := gensOf(lp.own), gensOf(want)
+	for _, e := range want {
+		if slices.Contains(lp.own, e) {
+			continue
+		}
+		b.putRun(g.family, page, e.Gen(), e.Off(), format.Run{Len: e.Len(), Zero: e.IsZero(), Place: e.Place()})
+	}
+	for gen := range has {
+		if _, ok := had[gen]; !ok {
+			if err := b.touch(g.layer, gen, page); err != nil {
+				return res, err
+			}
+		}
+	}
+	for gen := range had {
+		if _, ok := has[gen]; !ok {
+			b.untouch(g.layer, gen, page)
+		}
+	}
+	res.taken, res.freed = difference(want, lp.own), difference(lp.own, want)
+	for _, x := range res.freed {
+		if err := b.setBits(x.place, x.n, false); err != nil {
+			return res, err
+		}
+		b.use(g.layer, -int64(x.n), 0)
+	}
+	for _, x := range res.taken {
+		if err := b.setBits(x.place, x.n, true); err != nil {
+			return res, err
+		}
+		b.use(g.layer, int64(x.n), 0)
+	}
+	res.mapped = int64(runs.Mapped(lp.flatten(want)) - runs.Mapped(lp.flatten(lp.visible())))
+	return res, nil
+}
+
+// flatten shows a list over what lies below it.
+func (lp *layerPage) flatten(list []runs.Entry) []runs.Entry {
+	out := slices.Clone(list)
+	for _, e := range lp.below {
+		out = runs.Fill(out, e)
+	}
+	return out
+}
+
+func gensOf(list []runs.Entry) map[uint64]struct{} {
+	m := map[uint64]struct{}{}
+	for _, e := range list {
+		m[e.Gen()] = struct{}{}
+	}
+	return m
+}
+
+// difference returns the pool blocks that a's runs have and b's have not. Every block belongs to one run of a list at most.
+func difference(a, b []runs.Entry) (out []extent) {
+	places := func(list []runs.Entry) (x []extent) {
+		for _, e := range list {
+			if !e.IsZero() {
+				x = append(x, extent{e.Place(), e.Len()})
+			}
+		}
+		slices.SortFunc(x, func(p, q extent) int { return int(int64(p.place) - int64(q.place)) })
+		return x
+	}
+	taken := places(b)
+	for _, x := range places(a) {
+		for len(taken) > 0 && taken[0].place+uint64(taken[0].n) <= x.place {
+			taken = taken[1:]
+		}
+		for i := 0; x.n > 0; i++ {
+			if i == len(taken) || taken[i].place >= x.place+uint64(x.n) {
+				out = append(out, x)
+				break
+			}
+			if t := taken[i]; t.place > x.place {
+				out = append(out, extent{x.place, int(t.place - x.place)})
+			}
+			end := taken[i].place + uint64(taken[i].n)
+			if end >= x.place+uint64(x.n) {
+				break
+			}
+			x = extent{end, int(x.place + uint64(x.n) - end)}
+		}
+	}
+	return out
+}

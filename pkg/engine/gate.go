@@ -1,0 +1,63 @@
+package engine
+
+import (
+	"sync"
+	"time"
+)
+
+// gate admits a volume's writes, discards and zeroes, and can be shut for a cut: whoever is inside finishes, whoever comes waits.
+type gate struct {
+	mu     sync.Mutex
+	inside int
+	opened chan struct{} // not nil while shut; closed when it opens
+	idle   chan struct{} // not nil while somebody waits for the last one inside
+}
+
+func (g *gate) enter() {
+	g.mu.Lock()
+	for g.opened != nil {
+		opened := g.opened
+		g.mu.Unlock()
+		<-opened
+		g.mu.Lock()
+	}
+	g.inside++
+	g.mu.Unlock()
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	g.inside--
+	if g.inside == 0 && g.idle != nil {
+		close(g.idle)
+		g.idle = nil
+	}
+	g.mu.Unlock()
+}
+
+// shut keeps new ones out and returns when nobody is inside. If that takes longer than timeout it opens again and returns false.
+func (g *gate) shut(timeout <-chan time.Time) bool {
+	g.mu.Lock()
+	g.opened = make(chan struct{})
+	if g.inside == 0 {
+		g.mu.Unlock()
+		return true
+	}
+	idle := make(chan struct{})
+	g.idle = idle
+	g.mu.Unlock()
+	select {
+	case <-idle:
+		return true
+	case <-timeout:
+		g.open()
+		return false
+	}
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	close(g.opened)
+	g.opened, g.idle = nil, nil
+	g.mu.Unlock()
+}

@@ -1,0 +1,124 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+)
+
+type testObserver struct{ t *testing.T }
+
+func (o testObserver) Event(pool, message string, kv ...any) { o.t.Logf("event: %s: %s %v", pool, message, kv) }
+
+func testOptions(t *testing.T) Options {
+	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, MapCache: 1, Observer: testObserver{t}}
+}
+
+// newPool makes a pool in a folder of the test's. When the test ends it is checked and closed.
+func newPool(t *testing.T, o Options, size int64) *testPool {
+	t.Helper()
+	dir := t.TempDir()
+	usage, err := fsys.OS().Usage(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if usage.Type != "ext4" && usage.Type != "xfs" {
+		t.Skipf("needs xfs or ext4: the folder for temporary files is on %s; set TMPDIR", usage.Type)
+	}
+	p, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: dir, Size: size}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp := &testPool{t, p, o, dir}
+	t.Cleanup(func() {
+		if t.Failed() {
+			_ = tp.kill()
+			return
+		}
+		tp.check()
+		if err := tp.Close(context.Background()); err != nil && !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+	})
+	return tp
+}
+
+type testPool struct {
+	t *testing.T
+	*Pool
+	o   Options
+	dir string
+}
+
+// check runs Check, which must find nothing.
+func (tp *testPool) check() {
+	tp.t.Helper()
+	if tp.closed.Load() {
+		return
+	}
+	report, err := tp.Check(context.Background())
+	if err != nil {
+		tp.t.Fatal(err)
+	}
+	for _, problem := range report.Problems {
+		tp.t.Errorf("check: %s", problem)
+	}
+	if tp.t.Failed() {
+		tp.t.FailNow()
+	}
+}
+
+// kill lets the pool go as the death of the process would: nothing is flushed and nothing said.
+func (tp *testPool) kill() error {
+	p := tp.Pool
+	if !p.closed.CompareAndSwap(false, true) {
+		return nil
+	}
+	close(p.stop)
+	p.wg.Wait()
+	p.store.close()
+	return errors.Join(p.store.db.Close(), p.meta.Close(), p.pages.close(), p.ring.Close(), p.member.Close())
+}
+
+func (tp *testPool) reopen() {
+	tp.t.Helper()
+	p, err := OpenPool(context.Background(), tp.dir, tp.o)
+	if err != nil {
+		tp.t.Fatal(err)
+	}
+	tp.Pool = p
+}
+
+func (tp *testPool) volume(name string, size int64) *Volume {
+	tp.t.Helper()
+	if _, err := tp.CreateVolume(tp.t.Context(), VolumeSpec{Name: name, Size: size}); err != nil {
+		tp.t.Fatal(err)
+	}
+	return tp.open(name)
+}
+
+func (tp *testPool) open(name string) *Volume {
+	tp.t.Helper()
+	v, err := tp.OpenVolume(tp.t.Context(), name)
+	if err != nil {
+		tp.t.Fatal(err)
+	}
+	return v
+}
+
+func (tp *testPool) jobsDone() {
+	tp.t.Helper()
+	if err := tp.WaitJobs(tp.t.Context()); err != nil {
+		tp.t.Fatal(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+

@@ -1,0 +1,433 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
+	"github.com/rowan-csi/rowan/pkg/engine/format"
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+	"github.com/rowan-csi/rowan/pkg/engine/member"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
+	"github.com/rowan-csi/rowan/pkg/engine/ring"
+	"github.com/rowan-csi/rowan/pkg/engine/runs"
+)
+
+// Defaults of Options.
+const (
+	DefaultRingDir  = "/run/rowan/rings"
+	DefaultMountDir = "/var/lib/rowan/mnt"
+	DefaultMapCache = 128 << 20
+	// pebbleCache is Pebble's own block cache, in bytes.
+	pebbleCache = 32 << 20
+)
+
+func (o Options) withDefaults() Options {
+	if o.RingDir == "" {
+		o.RingDir = DefaultRingDir
+	}
+	if o.MountDir == "" {
+		o.MountDir = DefaultMountDir
+	}
+	if o.MapCache == 0 {
+		o.MapCache = DefaultMapCache
+	}
+	if o.fs == nil {
+		o.fs = fsys.OS()
+	}
+	return o
+}
+
+// CreatePool makes a pool and opens it.
+func CreatePool(ctx context.Context, spec PoolSpec, o Options) (*Pool, error) {
+	o = o.withDefaults()
+	if err := checkPoolSpec(spec); err != nil {
+		return nil, err
+	}
+	node, _ := os.Hostname() // a note for readers; an empty one does no harm
+	m, err := member.Create(o.fs, member.Spec{
+		PoolName: spec.Name, PoolID: format.NewUUID(), MemberID: format.NewUUID(), Directory: spec.Directory, Device: spec.Device, Wipe: spec.Wipe,
+		Size: spec.Size, MinSize: MinPoolSize, Node: node, Created: time.Now(), MountDir: o.MountDir,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create pool %q: %w", spec.Name, memberError(err))
+	}
+	p, err := openOn(m, o, true)
+	if err != nil {
+		return nil, fmt.Errorf("create pool %q: %w", spec.Name, errors.Join(err, m.Destroy()))
+	}
+	return p, nil
+}
+
+func checkPoolSpec(spec PoolSpec) error {
+	if err := checkName("pool", spec.Name); err != nil {
+		return err
+	}
+	if (spec.Directory == "") == (spec.Device == "") {
+		return fmt.Errorf("%w: a pool is made in a directory or on a device: give one of them", ErrInvalid)
+	}
+	if spec.Size != 0 && (spec.Size < MinPoolSize || spec.Size%SizeUnit != 0) {
+		return fmt.Errorf("%w: pool size of %d bytes: want a multiple of 1 MiB, at least %d MiB, or 0 for 90 %% of what is free", ErrInvalid, spec.Size,
+			MinPoolSize>>20)
+	}
+	return nil
+}
+
+// OpenPool opens the pool whose first member is in the folder, or on the block device.
+func OpenPool(ctx context.Context, path string, o Options) (*Pool, error) {
+	o = o.withDefaults()
+	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: o.ReadOnly})
+	if err != nil {
+		return nil, fmt.Errorf("open pool: %w", memberError(err))
+	}
+	p, err := openOn(m, o, false)
+	if err != nil {
+		return nil, fmt.Errorf("open pool %q: %w", m.Superblock().PoolName, errors.Join(err, m.Close()))
+	}
+	return p, nil
+}
+
+// openOn does DESIGN's open sequence on a locked member: open Pebble; check the ring; epoch + 1, synced; flush members; commit the ring, synced; queue
+// unnamed layers; serve. The member's locks are held, so no I/O of an earlier process is under way. Nothing is allocated before the ring's runs are
+// committed, which is how the blocks they name are never handed out.
+func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
+	p := &Pool{options: o, fs: o.fs, member: m, data: m, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), preparing: newPreparer()}
+	var undo []func() error
+	defer func() {
+		for _, f := range slices.Backward(undo) {
+			if err != nil {
+				err = errors.Join(err, f())
+			}
+		}
+	}()
+	meta := metafs.New(o.fs, metafs.Config{OnFatal: p.fail})
+	p.meta = meta
+	undo = append(undo, meta.Close)
+	po := metafs.Options(meta, pebbleCache)
+	po.ReadOnly = o.ReadOnly
+	po.ErrorIfNotExists = !fresh
+	db, err := pebble.Open(m.MetaDir(), po)
+	if err != nil {
+		return nil, fmt.Errorf("open metadata in %s: %w", m.MetaDir(), metadataError(err))
+	}
+	undo = append(undo, db.Close)
+	rec, err := readPoolRecord(db, fresh)
+	if err != nil {
+		return nil, err
+	}
+	if p.catalogue, err = loadCatalogue(db); err != nil {
+		return nil, err
+	}
+	segments, segUsed, err := readSegments(db, m)
+	if err != nil {
+		return nil, err
+	}
+	if p.pages, err = newPages(db, o.MapCache); err != nil {
+		return nil, err
+	}
+	undo = append(undo, p.pages.close)
+	p.store = newStore(db, rec, segUsed, p.fail)
+	undo = append(undo, func() error { p.store.close(); return nil })
+	if o.ReadOnly {
+		p.readOnly = fmt.Errorf("pool %q: %w", p.name(), errReadOnly)
+		p.alloc = alloc.New(storeView{db}, segments)
+		return p, nil
+	}
+	entries, err := p.openRing(rec)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, p.ring.Close)
+	if err := p.beginEpoch(rec); err != nil {
+		return nil, err
+	}
+	if err := p.replay(entries); err != nil {
+		return nil, err
+	}
+	if segments, _, err = readSegments(db, nil); err != nil {
+		return nil, err
+	}
+	p.alloc = alloc.New(storeView{db}, segments)
+	p.store.alloc = p.alloc
+	if err := p.queueUnnamed(); err != nil {
+		return nil, err
+	}
+	p.start()
+	return p, nil
+}
+
+var errReadOnly = errors.New("the pool is open for looking only")
+
+func readPoolRecord(db *pebble.DB, fresh bool) (rec format.Pool, err error) {
+	if fresh {
+		return format.Pool{NextID: 1, NextGen: 1, NextFamily: 1, Clean: true}, nil
+	}
+	v, closer, err := db.Get(format.PoolKey())
+	if errors.Is(err, pebble.ErrNotFound) {
+		return rec, fmt.Errorf("%w: the metadata has no pool record", ErrCorrupt)
+	}
+	if err != nil {
+		return rec, fmt.Errorf("read pool record: %w", metadataError(err))
+	}
+	defer closer.Close()
+	return format.ParsePool(v)
+}
+
+// readSegments reads what is known of the segments, and tells the member which of its blocks are written ahead.
+func readSegments(db pebble.Reader, m *member.Member) (segments []alloc.Segment, used []int, err error) {
+	at := func(n uint32) *alloc.Segment {
+		for uint32(len(segments)) <= n {
+			segments = append(segments, alloc.Segment{})
+			used = append(used, 0)
+		}
+		return &segments[n]
+	}
+	lower, upper := format.Kind(format.PrewrittenKey(0))
+	err = scan(db, lower, upper, func(k, v []byte) error {
+		seg, err := format.ParseNumber(k)
+		if err != nil || len(v) != alloc.SegmentChunks/8 || seg >= member.MaxSegments {
+			return errors.Join(err, fmt.Errorf("%w: record of segment %d, %d bytes", ErrCorrupt, seg, len(v)))
+		}
+		s := at(seg)
+		for i := range s.Ahead {
+			s.Ahead[i] = binary.LittleEndian.Uint64(v[i*8:])
+		}
+		return nil
+	})
+	lower, upper = format.Kind(format.SegmentUseKey(0))
+	err = errors.Join(err, scan(db, lower, upper, func(k, v []byte) error {
+		seg, err := format.ParseNumber(k)
+		n, size := binary.Uvarint(v)
+		if err != nil || size != len(v) || n > alloc.SegmentBlocks || seg >= member.MaxSegments {
+			return errors.Join(err, fmt.Errorf("%w: use of segment %d", ErrCorrupt, seg))
+		}
+		at(seg).Used = int(n)
+		used[seg] = int(n)
+		return nil
+	}))
+	if err != nil || m == nil {
+		return segments, used, err
+	}
+	for i, s := range segments {
+		for k := range alloc.SegmentChunks {
+			if s.Ahead[k/64]&(1<<(k%64)) == 0 {
+				continue
+			}
+			if err := m.MarkPrewritten(uint32(i), uint32(k*alloc.ChunkBlocks), uint32((k+1)*alloc.ChunkBlocks)); err != nil && !errors.Is(err, member.ErrReadOnly) {
+				return nil, nil, err
+			}
+		}
+	}
+	for i, s := range segments {
+		n := 0
+		for _, w := range s.Ahead {
+			n += bits.OnesCount64(w)
+		}
+		if s.Used > n*alloc.ChunkBlocks {
+			return nil, nil, fmt.Errorf("%w: segment %d has %d blocks in use and %d written", ErrCorrupt, i, s.Used, n*alloc.ChunkBlocks)
+		}
+	}
+	return segments, used, nil
+}
+
+func bootID() (id [16]byte, err error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return id, fmt.Errorf("read boot id: %w", err)
+	}
+	b, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+	if err != nil || len(b) != 16 {
+		return id, fmt.Errorf("boot id %q is not a UUID", text)
+	}
+	return [16]byte(b), nil
+}
+
+// openRing finds the ring. A pool that was closed in order, or that was last open in another boot, needs none; any other must have it whole.
+func (p *Pool) openRing(rec format.Pool) ([]ring.Entry, error) {
+	boot, err := p.options.boot()
+	if err != nil {
+		return nil, err
+	}
+	c := ring.Config{Dir: p.options.RingDir, PoolID: p.member.Superblock().PoolID, BootID: boot, Bytes: p.options.ringBytes, AnyFileSystem: p.options.anyRingFS}
+	r, err := ring.Open(c, rec.OpenEpoch)
+	var entries []ring.Entry
+	if err == nil {
+		p.ring = r
+		entries, err = r.Replay(rec.RingSeq)
+	}
+	must := !rec.Clean && rec.BootID == boot
+	switch {
+	case err == nil:
+		if reason, failed := r.Failed(); failed {
+			return nil, errors.Join(fmt.Errorf("%w in this boot: %s; open it read-only, or restart the machine", ErrFailed, reason), r.Close())
+		}
+	case must && !p.options.AcceptLoss:
+		if p.ring != nil {
+			err = errors.Join(err, p.ring.Close())
+		}
+		return nil, fmt.Errorf("%w: the engine died in this boot and %w; writes since the last flush are in the ring alone: "+
+			"bring %s back, or open with --accept-loss", ErrLost, err, c.Path())
+	case errors.Is(err, ring.ErrFileSystem):
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	default:
+		if p.ring != nil {
+			if err := p.ring.Close(); err != nil {
+				return nil, err
+			}
+			entries = nil
+		}
+		if p.ring, err = ring.Create(c, rec.OpenEpoch); err != nil {
+			return nil, err
+		}
+		if _, err := p.ring.Replay(rec.RingSeq); err != nil {
+			return nil, errors.Join(err, p.ring.Close())
+		}
+	}
+	if w := p.ring.Warning(); w != nil {
+		p.event("the ring is not locked in memory", "warning", w)
+	}
+	p.pages.seq.Store(rec.RingSeq)
+	if n := len(entries); n > 0 {
+		p.pages.seq.Store(entries[n-1].Sequence)
+	}
+	return entries, nil
+}
+
+// beginEpoch makes this opening known, before anything else is changed.
+func (p *Pool) beginEpoch(rec format.Pool) error {
+	boot, err := p.options.boot()
+	if err != nil {
+		return err
+	}
+	epoch := rec.OpenEpoch + 1
+	if err := p.ring.SetEpoch(epoch); err != nil {
+		return err
+	}
+	return p.store.commitOne(func(b *batch) {
+		b.s.pool.OpenEpoch, b.s.pool.BootID, b.s.pool.Clean = epoch, boot, false
+	}, nil)
+}
+
+// replay commits what the ring holds beyond the last commit. Promise "a dead process is not a power cut": the members are flushed first, for the data
+// those entries name may be in the device's cache still.
+func (p *Pool) replay(entries []ring.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := p.member.Flush(); err != nil {
+		return fmt.Errorf("flush member before replay: %w", err)
+	}
+	type key struct {
+		l    *layer
+		page uint32
+	}
+	var order []key
+	lists := map[key][]runs.Entry{}
+	for _, e := range entries {
+		l := p.catalogue.byGen[e.Generation]
+		if l == nil || l.rec.Head == 0 {
+			continue // its volume is gone, and nobody waits for the write
+		}
+		if err := splitByPage(e, func(page uint32, run runs.Entry) {
+			k := key{l, page}
+			if _, ok := lists[k]; !ok {
+				order = append(order, k)
+			}
+			lists[k] = runs.Insert(lists[k], run)
+		}); err != nil {
+			return err
+		}
+	}
+	heads := map[uint64]*volume{}
+	for _, v := range p.catalogue.volumes {
+		heads[v.id] = v
+	}
+	lines := map[*layer]*lineage{}
+	at := 0
+	seq := entries[len(entries)-1].Sequence
+	err := p.store.commit(func(b *batch) (bool, error) {
+		for ; at < len(order); at++ {
+			if b.full() {
+				return true, nil
+			}
+			k := order[at]
+			if lines[k.l] == nil {
+				lines[k.l] = p.catalogue.lineageOf(k.l)
+			}
+			lp, err := readLayerPage(b.s.db, lines[k.l], k.page)
+			if err != nil {
+				return false, err
+			}
+			res, err := b.rewrite(lines[k.l], k.page, &lp, lp.apply(lp.visible(), lists[k]))
+			if err != nil {
+				return false, fmt.Errorf("replay page %d: %w", k.page, err)
+			}
+			v := heads[k.l.rec.Head]
+			v.setMapped(v.stored + res.mapped)
+			v.written.Store(true)
+			b.put(format.VolumeUseKey(v.id), format.VolumeUse{Mapped: uint64(v.stored), Written: true}.Encode())
+		}
+		b.s.pool.RingSeq = seq
+		return false, nil
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("replay ring: %w", err)
+	}
+	p.ring.Retire(seq)
+	p.event("replayed the ring", "entries", len(entries), "pages", len(order))
+	return nil
+}
+
+func splitByPage(e ring.Entry, f func(page uint32, run runs.Entry)) error {
+	off := int(e.Block % runs.Blocks)
+	if off+int(e.Length) > runs.Blocks || e.Block/runs.Blocks >= 1<<24 || e.Generation > runs.MaxGen || (e.Place != ring.ZeroPlace && e.Place+uint64(e.Length) > runs.MaxPlace) {
+		return fmt.Errorf("%w: ring entry %+v", ErrCorrupt, e)
+	}
+	if e.Place == ring.ZeroPlace {
+		f(uint32(e.Block/runs.Blocks), runs.Zero(off, int(e.Length), e.Generation))
+	} else {
+		f(uint32(e.Block/runs.Blocks), runs.Data(off, int(e.Length), e.Place, e.Generation))
+	}
+	return nil
+}
+
+// memberError gives a member's errors the engine's names.
+func memberError(err error) error {
+	for _, t := range []struct{ from, to error }{
+		{member.ErrInvalid, ErrInvalid}, {member.ErrUnsupported, ErrUnsupported}, {member.ErrForeign, ErrForeign}, {member.ErrNotEmpty, ErrNotBlank},
+		{member.ErrNotWritable, ErrUnsupported}, {member.ErrNotBlank, ErrNotBlank}, {member.ErrInUse, ErrInUse}, {member.ErrTool, ErrUnsupported},
+		{member.ErrNotFound, ErrNotFound}, {member.ErrLocked, ErrLocked}, {format.ErrCorrupt, ErrCorrupt}, {format.ErrUnknownFeatures, ErrIncompatible},
+	} {
+		if errors.Is(err, t.from) && !errors.Is(err, t.to) {
+			return fmt.Errorf("%w: %w", t.to, err)
+		}
+	}
+	return err
+}
+
+func metadataError(err error) error {
+	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+func checkName(kind, name string) error {
+	if name == "" || len(name) > MaxNameLen {
+		return fmt.Errorf("%w: %s name %q has %d bytes: want 1 to %d", ErrInvalid, kind, name, len(name), MaxNameLen)
+	}
+	if name == "." || name == ".." || strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r <= ' ' || r == 0x7f || r == 0xfffd }) {
+		return fmt.Errorf("%w: %s name %q: slashes, blanks and control characters are not allowed", ErrInvalid, kind, name)
+	}
+	return nil
+}

@@ -1,0 +1,221 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
+	"github.com/rowan-csi/rowan/pkg/engine/epoch"
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+	"github.com/rowan-csi/rowan/pkg/engine/member"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
+	"github.com/rowan-csi/rowan/pkg/engine/rangelock"
+	"github.com/rowan-csi/rowan/pkg/engine/ring"
+)
+
+// Pool is an open pool. Its methods may be called at once from many goroutines.
+//
+// Order of locks: ops, a volume's gate, ranges of blocks, rounds.turn, catalogue.mu, then those inside the parts. Whoever waits for space or for the ring holds none.
+type Pool struct {
+	options Options
+	fs      fsys.FS
+	member  *member.Member
+	meta    *metafs.FS
+	data    dataDevice
+	store   *store
+	pages   *pages
+	alloc   *alloc.Allocator
+	ring    *ring.Ring
+	epochs  epoch.Domain
+	locks   rangelock.Table
+	rounds  rounds
+
+	// ops is held by one operation on the catalogue at a time. They take milliseconds, and what they may assume is simple for it.
+	ops       sync.Mutex
+	catalogue *catalogue
+
+	preparing preparer
+	nextMap   atomic.Uint64
+	failed    atomic.Pointer[error]
+	stop      chan struct{}
+	jobKick   chan struct{}
+	wg        sync.WaitGroup
+	closed    atomic.Bool
+	readOnly  error // why, when opened so
+}
+
+// dataDevice is where blocks live.
+type dataDevice interface {
+	ReadAt(p []byte, place uint64, off int) error
+	WriteAt(p []byte, place uint64, off int) error
+	Alignment() int
+}
+
+func (p *Pool) event(message string, keysAndValues ...any) {
+	if p.options.Observer != nil {
+		p.options.Observer.Event(p.name(), message, keysAndValues...)
+	}
+}
+
+func (p *Pool) name() string { return p.member.Superblock().PoolName }
+
+// failure returns why the pool takes no writes, or nil.
+func (p *Pool) failure() error {
+	if e := p.failed.Load(); e != nil {
+		return *e
+	}
+	return p.readOnly
+}
+
+// fail marks the pool failed, for good. Promise "a failed flush is final": the mark is in the ring too, so that an engine restarted in the same boot
+// does not take a later flush's word.
+func (p *Pool) fail(cause error) {
+	err := fmt.Errorf("pool %q: %w: %w", p.name(), ErrFailed, cause)
+	if !p.failed.CompareAndSwap(nil, &err) {
+		return
+	}
+	if p.ring != nil {
+		if rerr := p.ring.SetFailed(cause.Error()); rerr != nil {
+			p.event("the pool failed and its ring could not be marked", "error", rerr)
+		}
+	}
+	p.event("the pool has failed and takes no more writes; read what you need, then restart the machine", "cause", cause)
+}
+
+// Info tells how the pool is.
+func (p *Pool) Info() PoolInfo {
+	sb := p.member.Superblock()
+	info := PoolInfo{
+		Name: sb.PoolName, ID: sb.PoolID.String(), Member: p.member.Dir(), Device: sb.Device, State: "Ready", Size: sb.Size,
+		MetadataBytes: int64(p.store.db.Metrics().DiskSpaceUsage()),
+	}
+	if err := p.failure(); err != nil {
+		info.State, info.Reason = "Failed", err.Error()
+		if p.failed.Load() == nil {
+			info.State = "ReadOnly"
+		}
+	}
+	c := p.catalogue
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, l := range c.layers {
+		info.Used += l.owned.Load() * BlockSize
+	}
+	for _, v := range c.volumes {
+		info.Provisioned += int64(v.rec.Size)
+	}
+	info.Free = max(sb.Size-info.Used, 0)
+	info.Volumes, info.Snapshots, info.Jobs = len(c.volumes), len(c.snapshots), len(c.jobs)
+	return info
+}
+
+// Close ends every background task, commits what is pending and lets the pool go. Open volumes are closed.
+func (p *Pool) Close(ctx context.Context) error {
+	if !p.closed.CompareAndSwap(false, true) {
+		return ErrClosed
+	}
+	var errs error
+	for _, v := range p.openVolumes() {
+		if err := v.Close(ctx); err != nil {
+			errs = errors.Join(errs, err)
+		}
+	}
+	close(p.stop)
+	p.wg.Wait()
+	clean := p.failure() == nil && errs == nil
+	if clean {
+		errs = p.flush()
+		if errs == nil {
+			errs = p.store.commitOne(func(b *batch) { b.s.pool.Clean = true }, nil)
+		}
+	}
+	p.epochs.Wait()
+	p.store.close()
+	errs = errors.Join(errs, p.store.db.Close(), p.meta.Close(), p.pages.close())
+	if p.ring != nil {
+		if clean && errs == nil {
+			errs = p.ring.Remove()
+		} else {
+			errs = errors.Join(errs, p.ring.Close())
+		}
+	}
+	return errors.Join(errs, p.member.Close())
+}
+
+func (p *Pool) openVolumes() (open []*Volume) {
+	p.catalogue.mu.RLock()
+	defer p.catalogue.mu.RUnlock()
+	for _, v := range p.catalogue.volumes {
+		if v.open != nil {
+			open = append(open, v.open)
+		}
+	}
+	return open
+}
+
+// start begins the background tasks.
+func (p *Pool) start() {
+	p.wg.Go(p.runTimer)
+	p.wg.Go(p.runJobs)
+	p.wg.Go(p.prepare)
+	p.kickJobs()
+	p.preparing.kick()
+}
+
+// roundInterval is how long a run may be pending: what a power cut can take from those who never flush.
+const roundInterval = time.Second
+
+// runTimer commits pending runs every second, and at once when the ring is half full.
+func (p *Pool) runTimer() {
+	tick := time.NewTicker(roundInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-tick.C:
+		case <-p.preparing.ringHalf:
+		}
+		if p.pages.pending.Load() == 0 || p.failure() != nil {
+			continue
+		}
+		if err := p.flush(); err != nil {
+			p.event("periodic commit went wrong", "error", err)
+		}
+	}
+}
+
+// waitForRing makes room in the ring by a round.
+func (p *Pool) waitForRing() error {
+	if err := p.flush(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// WaitJobs returns when no layer is queued for freeing or joining.
+func (p *Pool) WaitJobs(ctx context.Context) error {
+	for {
+		p.catalogue.mu.RLock()
+		n := len(p.catalogue.jobs)
+		changed := p.preparing.jobDone()
+		p.catalogue.mu.RUnlock()
+		if n == 0 {
+			return nil
+		}
+		if err := p.failure(); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d background jobs: %w", n, ctx.Err())
+		case <-p.stop:
+			return ErrClosed
+		}
+	}
+}

@@ -1,0 +1,253 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
+	"github.com/rowan-csi/rowan/pkg/engine/format"
+	"github.com/rowan-csi/rowan/pkg/engine/member"
+)
+
+const (
+	// aheadMin is how many blocks are kept written ahead of the allocator; under load the window grows to aheadMax.
+	aheadMin = 64 << 20 / BlockSize
+	aheadMax = 1 << 30 / BlockSize
+	// aheadStep is how much is written ahead at once, in chunks.
+	aheadStep = 16
+	// aheadKeep is how many free blocks stay written when space goes back to the file system.
+	aheadKeep = 512 << 20 / BlockSize
+	// spacePatience is how long a write waits for space before it gets ENOSPC, once nothing is under way that would free any.
+	spacePatience = 10 * time.Second
+)
+
+// preparer writes chunks ahead of the allocator, and gives wholly free ones back to the file system.
+type preparer struct {
+	kicked   chan struct{}
+	ringHalf chan struct{}
+	window   atomic.Int64 // blocks
+	stuck    atomic.Pointer[error]
+
+	mu   sync.Mutex
+	done chan struct{} // closed when a job ends
+}
+
+func newPreparer() preparer {
+	return preparer{kicked: make(chan struct{}, 1), ringHalf: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+func (r *preparer) kick() {
+	select {
+	case r.kicked <- struct{}{}:
+	default:
+	}
+}
+
+func (r *preparer) jobDone() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done
+}
+
+func (r *preparer) jobEnded() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.done)
+	r.done = make(chan struct{})
+}
+
+// wake is called after every allocation.
+func (r *preparer) wake(p *Pool) {
+	if free, _, _ := p.alloc.Free(); free < max(r.window.Load(), aheadMin) {
+		r.kick()
+	}
+	if p.ring.Used() > p.ring.Cap()/2 {
+		select {
+		case r.ringHalf <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// prepare keeps the window written ahead. It doubles the window when the last one was used up while it wrote, and lets it shrink when idle.
+func (p *Pool) prepare() {
+	r := &p.preparing
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	r.window.Store(aheadMin)
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-r.kicked:
+		case <-tick.C:
+			r.window.Store(max(r.window.Load()/2, aheadMin))
+			p.giveBack()
+		}
+		for p.failure() == nil {
+			free, _, _ := p.alloc.Free()
+			if free >= r.window.Load() {
+				break
+			}
+			if free < r.window.Load()/4 {
+				r.window.Store(min(r.window.Load()*2, aheadMax))
+			}
+			more, err := p.writeAhead()
+			if err != nil {
+				p.event("writing blocks ahead went wrong; writes that need new blocks wait", "error", err)
+				r.stuck.Store(&err)
+				break
+			}
+			r.stuck.Store(nil)
+			if !more || p.stopping() {
+				break
+			}
+		}
+	}
+}
+
+func (p *Pool) stopping() bool {
+	select {
+	case <-p.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// segments is how many segments the pool's size allows; the last may be short.
+func (p *Pool) chunkLimit() int64 {
+	return p.member.Superblock().Size / (alloc.ChunkBlocks * BlockSize)
+}
+
+// writeAhead fills the next chunks with zeroes. Promise "an allocated block never needs file-system space", in this order: zeroes - synced with their
+// extents - the chunks' bits committed, synced - handed to the allocator.
+func (p *Pool) writeAhead() (more bool, err error) {
+	seg, from, to, ok := p.nextUnwritten()
+	if !ok {
+		return false, nil
+	}
+	if err := p.member.EnsureSegment(seg); err != nil {
+		return false, err
+	}
+	if err := p.member.Prewrite(seg, uint32(from*alloc.ChunkBlocks), uint32(to*alloc.ChunkBlocks)); err != nil {
+		return false, err
+	}
+	ahead := p.alloc.Ahead(seg)
+	for k := from; k < to; k++ {
+		ahead[k/64] |= 1 << (k % 64)
+	}
+	err = p.store.commitOne(func(b *batch) { b.put(format.PrewrittenKey(seg), encodeAhead(ahead)) }, func() { p.alloc.AddAhead(seg, from, to) })
+	return true, err
+}
+
+// nextUnwritten finds the lowest stretch of chunks, at most a step, that are not written ahead.
+func (p *Pool) nextUnwritten() (seg uint32, from, to int, ok bool) {
+	limit := p.chunkLimit()
+	for first := int64(0); first < limit; first += alloc.SegmentChunks {
+		seg = uint32(first / alloc.SegmentChunks)
+		ahead := p.alloc.Ahead(seg)
+		last := int(min(alloc.SegmentChunks, limit-first))
+		for from = 0; from < last && ahead[from/64]&(1<<(from%64)) != 0; from++ {
+		}
+		if from == last {
+			continue
+		}
+		for to = from; to < last && to-from < aheadStep && ahead[to/64]&(1<<(to%64)) == 0; to++ {
+		}
+		return seg, from, to, true
+	}
+	return 0, 0, 0, false
+}
+
+// giveBack punches chunks that have been free for a while, beyond what is kept. Promise "punched ranges leave the allocator until preallocated again",
+// in this order: taken out of the allocator - its bit cleared in a synced commit - punched.
+func (p *Pool) giveBack() {
+	for range 256 {
+		if p.failure() != nil || p.stopping() {
+			return
+		}
+		seg, k, ok, err := p.alloc.TakeBack(max(aheadKeep, p.preparing.window.Load()))
+		if err == nil && ok {
+			ahead := p.alloc.Ahead(seg)
+			err = p.store.commitOne(func(b *batch) { b.put(format.PrewrittenKey(seg), encodeAhead(ahead)) }, nil)
+			if err == nil {
+				err = p.member.Punch(seg, uint32(k*alloc.ChunkBlocks), alloc.ChunkBlocks)
+			}
+		}
+		if err != nil {
+			p.event("giving free space back to the file system went wrong", "segment", seg, "error", err)
+		}
+		if err != nil || !ok {
+			return
+		}
+	}
+}
+
+// spaceWait is one write's wait for space.
+type spaceWait struct {
+	freed    <-chan struct{}
+	deadline time.Time
+}
+
+// before is called before each attempt, so that what becomes free during it is not missed.
+func (w *spaceWait) before(p *Pool) { w.freed = p.alloc.Freed() }
+
+// wait returns nil when it is worth trying again. It holds no lock, pin or gate.
+func (w *spaceWait) wait(p *Pool) error {
+	p.preparing.kick()
+	if w.deadline.IsZero() {
+		w.deadline = time.Now().Add(spacePatience)
+	}
+	// Blocks freed by discards are held until a round has made that durable.
+	if p.pages.pending.Load() > 0 {
+		if err := p.flush(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), w.deadline)
+	defer cancel()
+	if p.hopeless() {
+		return p.noSpace()
+	}
+	select {
+	case <-w.freed:
+		return nil
+	case <-ctx.Done():
+		return p.noSpace()
+	case <-p.stop:
+		return ErrClosed
+	}
+}
+
+// hopeless tells that nothing is under way that could free a block.
+func (p *Pool) hopeless() bool {
+	free, held, _ := p.alloc.Free()
+	if free > 0 || held > 0 {
+		return false
+	}
+	p.catalogue.mu.RLock()
+	jobs := len(p.catalogue.jobs)
+	p.catalogue.mu.RUnlock()
+	_, _, _, more := p.nextUnwritten()
+	return jobs == 0 && !more
+}
+
+func (p *Pool) noSpace() error {
+	if e := p.preparing.stuck.Load(); e != nil && errors.Is(*e, member.ErrNoSpace) {
+		return fmt.Errorf("%w: the file system under pool %q is full: %w", ErrNoSpace, p.name(), *e)
+	}
+	return fmt.Errorf("%w: pool %q is full; delete snapshots or volumes, or grow it", ErrNoSpace, p.name())
+}
+
+func encodeAhead(ahead [alloc.SegmentChunks / 64]uint64) []byte {
+	var b []byte
+	for _, w := range ahead {
+		b = append(b, byte(w), byte(w>>8), byte(w>>16), byte(w>>24), byte(w>>32), byte(w>>40), byte(w>>48), byte(w>>56))
+	}
+	return b
+}

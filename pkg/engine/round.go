@@ -1,0 +1,202 @@
+package engine
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/rowan-csi/rowan/pkg/engine/format"
+)
+
+// rounds makes what is pending durable. Rounds follow one another; a FLUSH joins the next one that has not begun, never one under way, because that
+// one's member flush may have begun before the FLUSH's writes returned.
+type rounds struct {
+	mu      sync.Mutex // guards next and running
+	next    *round
+	running bool
+
+	turn sync.Mutex // held for a whole round
+}
+
+type round struct {
+	done chan struct{}
+	err  error
+}
+
+// flush returns when every write that returned before the call is durable.
+func (p *Pool) flush() error {
+	rs := &p.rounds
+	rs.mu.Lock()
+	r := rs.next
+	if r == nil {
+		r = &round{done: make(chan struct{})}
+		rs.next = r
+	}
+	if rs.running {
+		rs.mu.Unlock()
+		<-r.done
+		return r.err
+	}
+	// Nobody runs rounds: this caller does, its own first, and hands over after it.
+	rs.running = true
+	rs.mu.Unlock()
+	p.runRound()
+	rs.mu.Lock()
+	more := rs.next != nil
+	rs.running = more
+	rs.mu.Unlock()
+	if more {
+		go p.runRounds()
+	}
+	return r.err
+}
+
+// runRounds runs rounds until nobody waits for one.
+func (p *Pool) runRounds() {
+	rs := &p.rounds
+	for {
+		p.runRound()
+		rs.mu.Lock()
+		if rs.next == nil {
+			rs.running = false
+			rs.mu.Unlock()
+			return
+		}
+		rs.mu.Unlock()
+	}
+}
+
+func (p *Pool) runRound() {
+	rs := &p.rounds
+	rs.turn.Lock()
+	defer rs.turn.Unlock()
+	rs.mu.Lock()
+	r := rs.next
+	rs.next = nil
+	rs.mu.Unlock()
+	r.err = p.commitPending(nil, nil)
+	close(r.done)
+}
+
+// commitPending is the round itself, called with its turn held. With extra, all of it and extra is one batch: a cut.
+//
+// It keeps "FLUSH is a round" and "no batch holds a run whose data was not covered by a member flush begun after that data write returned", in this
+// order: seal (note N; every run up to N is in, and its data write has returned, because runs are published after their data) - flush the members -
+// apply the batch and wait for its sync - only then retire the ring up to N, let the cached pages take the runs, and release blocks that the batch took
+// away, once older pins have ended.
+func (p *Pool) commitPending(extra func(b *batch) error, durable func()) error {
+	if err := p.failure(); err != nil {
+		return err
+	}
+	sealed := p.pages.sealAll()
+	if err := p.member.Flush(); err != nil {
+		err = fmt.Errorf("flush member: %w", err)
+		p.fail(err)
+		return err
+	}
+	if extra == nil && len(sealed.pages) == 0 && len(sealed.abandoned) == 0 {
+		return p.failure()
+	}
+	c := roundCommit{p: p, sealed: sealed, extra: extra, rewritten: map[*pendingPage]struct{}{}, volumes: map[*volume]struct{}{}}
+	return p.store.commit(c.compose, func() {
+		if durable != nil {
+			durable()
+		}
+		p.ring.Retire(sealed.seq)
+		p.pages.settle(sealed, c.rewritten)
+		p.release(c.freed)
+	})
+}
+
+// release gives held blocks back when nobody can still touch them. Their removal is durable.
+func (p *Pool) release(freed []extent) {
+	if len(freed) == 0 {
+		return
+	}
+	p.epochs.Defer(func() {
+		for _, x := range freed {
+			p.alloc.Release(x.place, x.n)
+		}
+	})
+}
+
+// roundCommit composes a round's batches on the committer.
+type roundCommit struct {
+	p         *Pool
+	sealed    sealedRuns
+	at        int // pages composed
+	extra     func(b *batch) error
+	rewritten map[*pendingPage]struct{}
+	volumes   map[*volume]struct{}
+	freed     []extent
+}
+
+func (c *roundCommit) compose(b *batch) (more bool, err error) {
+	for ; c.at < len(c.sealed.pages); c.at++ {
+		if c.extra == nil && b.full() {
+			return true, nil
+		}
+		pp := c.sealed.pages[c.at]
+		c.volumes[pp.v.entry] = struct{}{}
+		pp.v.entry.stored += pp.mapped
+		if err := c.page(b, pp); err != nil {
+			return false, fmt.Errorf("volume %q page %d: %w", pp.v.entry.rec.Name, pp.page, err)
+		}
+	}
+	for _, x := range c.sealed.abandoned {
+		c.p.alloc.Abandon(x.place, x.n)
+		c.freed = append(c.freed, x)
+	}
+	for v := range c.volumes {
+		b.put(format.VolumeUseKey(v.id), format.VolumeUse{Mapped: uint64(v.stored), Written: true}.Encode())
+	}
+	b.s.pool.RingSeq = c.sealed.seq
+	if c.extra != nil {
+		return false, c.extra(b)
+	}
+	return false, nil
+}
+
+func (c *roundCommit) page(b *batch, pp *pendingPage) error {
+	g := pp.v.mapping.lineage.Load()
+	if plain(pp, g) {
+		for _, e := range pp.list {
+			b.putRun(g.family, pp.page, e.Gen(), e.Off(), format.Run{Len: e.Len(), Place: e.Place()})
+			if err := b.setBits(e.Place(), e.Len(), true); err != nil {
+				return err
+			}
+			b.committed = append(b.committed, extent{e.Place(), e.Len()})
+			b.use(g.layer, int64(e.Len()), 0)
+		}
+		return b.touch(g.layer, g.top, pp.page)
+	}
+	c.rewritten[pp] = struct{}{}
+	lp, err := readLayerPage(b.s.db, g, pp.page)
+	if err != nil {
+		return err
+	}
+	res, err := b.rewrite(g, pp.page, &lp, lp.apply(lp.visible(), pp.list))
+	if err != nil {
+		return err
+	}
+	b.committed = append(b.committed, res.taken...)
+	for _, x := range res.freed {
+		if err := c.p.alloc.Hold(x.place, x.n); err != nil {
+			return err
+		}
+	}
+	c.freed = append(c.freed, res.freed...)
+	return nil
+}
+
+// plain tells that the page's pending runs lie over nothing of the volume's own: they can be put beside what is there without looking.
+func plain(pp *pendingPage, g *lineage) bool {
+	if pp.mixed || pp.own != g.own {
+		return false
+	}
+	for _, e := range pp.list {
+		if e.IsZero() || e.Replaces() {
+			return false
+		}
+	}
+	return true
+}

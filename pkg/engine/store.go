@@ -1,0 +1,395 @@
+package engine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
+	"github.com/rowan-csi/rowan/pkg/engine/format"
+)
+
+// maxBatch is where a commit that need not be atomic is cut into several batches, in bytes.
+const maxBatch = 1 << 20
+
+// store is the pool's metadata: Pebble, and the one committer that changes it.
+//
+// Only the committer goroutine composes and applies batches; what is named "committer's" below is touched by it alone. Pebble shows a batch before its
+// sync has returned, so whoever reads Pebble learns what will be, not what is durable: durability is told by a job's durable callback and its result.
+type store struct {
+	db    *pebble.DB
+	jobs  chan *job
+	syncs chan *unsynced
+	wg    sync.WaitGroup
+	fail  func(error) // marks the pool failed
+	alloc *alloc.Allocator
+
+	// the committer's
+	pool    format.Pool
+	bitmaps map[uint32]*alloc.Bitmap // as last applied; some of those lately used
+	segUsed []int
+	touched map[touchedPage]struct{} // pairs known to be in the store; some of them
+
+	nextID, nextGen atomic.Uint64
+	nextFamily      atomic.Uint32
+
+	metaBytes atomic.Uint64 // keys and values put into batches
+}
+
+type touchedPage struct {
+	gen  uint64
+	page uint32
+}
+
+// job is one change. compose runs on the committer, once for every batch until it says there is no more; durable runs after the last batch's sync has
+// returned, in the order of the jobs, before done is told.
+type job struct {
+	compose func(b *batch) (more bool, err error)
+	durable func()
+	done    chan error
+}
+
+type unsynced struct {
+	b    *pebble.Batch
+	last *job // nil: more batches of the job follow
+}
+
+var errStopped = errors.New("the pool's committer has stopped")
+
+func newStore(db *pebble.DB, rec format.Pool, segUsed []int, fail func(error)) *store {
+	s := &store{
+		db: db, fail: fail, pool: rec, segUsed: segUsed,
+		jobs: make(chan *job), syncs: make(chan *unsynced, 64),
+		bitmaps: map[uint32]*alloc.Bitmap{}, touched: map[touchedPage]struct{}{},
+	}
+	s.nextID.Store(rec.NextID)
+	s.nextGen.Store(rec.NextGen)
+	s.nextFamily.Store(rec.NextFamily)
+	s.wg.Go(s.commitLoop)
+	s.wg.Go(s.syncLoop)
+	return s
+}
+
+// close waits for the jobs under way. No commit may be started after it.
+func (s *store) close() {
+	close(s.jobs)
+	s.wg.Wait()
+}
+
+// commit applies one change and returns when it is durable.
+func (s *store) commit(compose func(b *batch) (more bool, err error), durable func()) error {
+	j := &job{compose: compose, durable: durable, done: make(chan error, 1)}
+	s.jobs <- j
+	return <-j.done
+}
+
+// commitOne is commit for a change of one batch that cannot fail.
+func (s *store) commitOne(compose func(b *batch), durable func()) error {
+	return s.commit(func(b *batch) (bool, error) { compose(b); return false, nil }, durable)
+}
+
+func (s *store) commitLoop() {
+	defer close(s.syncs)
+	var broken error
+	for j := range s.jobs {
+		if broken != nil {
+			j.done <- broken
+			continue
+		}
+		if err := s.perform(j); err != nil {
+			// What the committer keeps in memory may now be ahead of what was applied: nothing more may be composed from it.
+			broken = fmt.Errorf("commit: %w", err)
+			s.fail(broken)
+			j.done <- broken
+		}
+	}
+}
+
+func (s *store) perform(j *job) error {
+	for more := true; more; {
+		b := &batch{Batch: s.db.NewBatch(), s: s}
+		var err error
+		if more, err = j.compose(b); err != nil {
+			return err
+		}
+		if err := b.finish(); err != nil {
+			return err
+		}
+		s.metaBytes.Add(uint64(b.Len()))
+		if err := s.db.ApplyNoSyncWait(b.Batch, pebble.Sync); err != nil {
+			return fmt.Errorf("apply batch: %w", err)
+		}
+		for _, e := range b.committed {
+			s.alloc.Committed(e.place, e.n)
+		}
+		u := &unsynced{b: b.Batch}
+		if !more {
+			u.last = j
+		}
+		s.syncs <- u
+	}
+	return nil
+}
+
+func (s *store) syncLoop() {
+	var broken error
+	for u := range s.syncs {
+		err := u.b.SyncWait()
+		if err == nil {
+			err = u.b.Close()
+		}
+		if err != nil && broken == nil {
+			broken = fmt.Errorf("sync metadata log: %w", err)
+			s.fail(broken)
+		}
+		if u.last == nil {
+			continue
+		}
+		// After one failed sync no later one can vouch for what came before it.
+		if broken == nil && u.last.durable != nil {
+			u.last.durable()
+		}
+		u.last.done <- broken
+	}
+}
+
+// extent is a stretch of pool blocks.
+type extent struct {
+	place uint64
+	n     int
+}
+
+// batch is a Pebble batch with what the engine counts beside it.
+type batch struct {
+	*pebble.Batch
+	s         *store
+	committed []extent            // handed out by the allocator and taken into use by this batch
+	chunks    map[uint32]struct{} // bitmaps changed
+	layers    map[*layer]struct{} // uses changed
+}
+
+func (b *batch) put(key, value []byte) {
+	// A batch in memory cannot fail to grow.
+	if err := b.Set(key, value, nil); err != nil {
+		panic(err)
+	}
+}
+
+func (b *batch) remove(key []byte) {
+	if err := b.Delete(key, nil); err != nil {
+		panic(err)
+	}
+}
+
+func (b *batch) full() bool { return b.Len() >= maxBatch }
+
+// putRun writes one run; its blocks' bits are the caller's to set.
+func (b *batch) putRun(family, page uint32, gen uint64, block int, r format.Run) {
+	var key [format.RunKeyLen]byte
+	var val [16]byte
+	b.put(format.AppendRunKey(key[:0], family, page, gen, block), format.AppendRun(val[:0], r))
+}
+
+func (b *batch) removeRun(family, page uint32, gen uint64, block int) {
+	var key [format.RunKeyLen]byte
+	b.remove(format.AppendRunKey(key[:0], family, page, gen, block))
+}
+
+// touch makes sure that the store says gen has runs in page.
+func (b *batch) touch(l *layer, gen uint64, page uint32) error {
+	t := touchedPage{gen, page}
+	if _, ok := b.s.touched[t]; ok {
+		return nil
+	}
+	key := format.TouchedKey(gen, page)
+	_, closer, err := b.s.db.Get(key)
+	switch {
+	case err == nil:
+		_ = closer.Close()
+	case errors.Is(err, pebble.ErrNotFound):
+		b.put(key, nil)
+		b.use(l, 0, 1)
+	default:
+		return fmt.Errorf("look up generation %d page %d: %w", gen, page, err)
+	}
+	if len(b.s.touched) >= 1<<16 {
+		for k := range b.s.touched {
+			delete(b.s.touched, k)
+			if len(b.s.touched) < 1<<15 {
+				break
+			}
+		}
+	}
+	b.s.touched[t] = struct{}{}
+	return nil
+}
+
+func (b *batch) untouch(l *layer, gen uint64, page uint32) {
+	delete(b.s.touched, touchedPage{gen, page})
+	b.remove(format.TouchedKey(gen, page))
+	b.use(l, 0, -1)
+}
+
+// use changes what a layer owns (blocks) and touches (pages).
+func (b *batch) use(l *layer, owned, pages int64) {
+	if owned == 0 && pages == 0 {
+		return
+	}
+	l.owned.Add(owned)
+	l.pages.Add(pages)
+	if b.layers == nil {
+		b.layers = map[*layer]struct{}{}
+	}
+	b.layers[l] = struct{}{}
+}
+
+// setBits marks pool blocks in use, or free, in the stored bitmaps.
+func (b *batch) setBits(place uint64, n int, used bool) error {
+	for n > 0 {
+		chunk, from := uint32(place/alloc.ChunkBlocks), int(place%alloc.ChunkBlocks)
+		m := min(n, alloc.ChunkBlocks-from)
+		bits, err := b.s.bitmap(chunk)
+		if err != nil {
+			return err
+		}
+		before := bits.Count()
+		if used {
+			bits.Set(from, m)
+		} else {
+			bits.Clear(from, m)
+		}
+		if moved := bits.Count() - before; moved != m && moved != -m {
+			return fmt.Errorf("%w: blocks %d+%d of the pool were %s already", ErrCorrupt, place, m, map[bool]string{true: "in use", false: "free"}[used])
+		} else {
+			b.s.addUsed(chunk/alloc.SegmentChunks, moved)
+		}
+		if b.chunks == nil {
+			b.chunks = map[uint32]struct{}{}
+		}
+		b.chunks[chunk] = struct{}{}
+		place += uint64(m)
+		n -= m
+	}
+	return nil
+}
+
+func (s *store) addUsed(seg uint32, n int) {
+	for len(s.segUsed) <= int(seg) {
+		s.segUsed = append(s.segUsed, 0)
+	}
+	s.segUsed[seg] += n
+}
+
+// bitmap returns the committer's copy of a chunk's bitmap.
+func (s *store) bitmap(chunk uint32) (*alloc.Bitmap, error) {
+	if bits, ok := s.bitmaps[chunk]; ok {
+		return bits, nil
+	}
+	bits, err := readBitmap(s.db, chunk)
+	if err != nil {
+		return nil, err
+	}
+	s.bitmaps[chunk] = &bits
+	return &bits, nil
+}
+
+// finish adds what the batch's runs changed beside them: bitmaps, counts and the pool's record.
+func (b *batch) finish() error {
+	segs := map[uint32]struct{}{}
+	for chunk := range b.chunks {
+		b.put(format.BitmapKey(chunk), encodeBitmap(b.s.bitmaps[chunk]))
+		segs[chunk/alloc.SegmentChunks] = struct{}{}
+	}
+	for seg := range segs {
+		b.put(format.SegmentUseKey(seg), binary.AppendUvarint(nil, uint64(b.s.segUsed[seg])))
+	}
+	for l := range b.layers {
+		if l.owned.Load() < 0 || l.pages.Load() < 0 {
+			return fmt.Errorf("%w: layer %d would own %d blocks in %d pages", ErrCorrupt, l.id, l.owned.Load(), l.pages.Load())
+		}
+		if !l.gone {
+			b.put(format.LayerUseKey(l.id), format.LayerUse{Owned: uint64(l.owned.Load()), Pages: uint64(l.pages.Load())}.Encode())
+		}
+	}
+	b.s.pool.NextID, b.s.pool.NextGen, b.s.pool.NextFamily = b.s.nextID.Load(), b.s.nextGen.Load(), b.s.nextFamily.Load()
+	b.put(format.PoolKey(), b.s.pool.Encode())
+	if len(b.s.bitmaps) > 4096 {
+		clear(b.s.bitmaps)
+	}
+	return nil
+}
+
+func encodeBitmap(bits *alloc.Bitmap) []byte {
+	v := make([]byte, 0, format.BitmapLen)
+	for _, w := range bits {
+		v = binary.LittleEndian.AppendUint64(v, w)
+	}
+	return v
+}
+
+func decodeBitmap(v []byte) (bits alloc.Bitmap, err error) {
+	if len(v) != format.BitmapLen {
+		return bits, fmt.Errorf("%w: bitmap of %d bytes", ErrCorrupt, len(v))
+	}
+	for i := range bits {
+		bits[i] = binary.LittleEndian.Uint64(v[i*8:])
+	}
+	return bits, nil
+}
+
+func readBitmap(r pebble.Reader, chunk uint32) (bits alloc.Bitmap, err error) {
+	v, closer, err := r.Get(format.BitmapKey(chunk))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return bits, nil
+	}
+	if err != nil {
+		return bits, fmt.Errorf("read bitmap of chunk %d: %w", chunk, err)
+	}
+	defer closer.Close()
+	return decodeBitmap(v)
+}
+
+// storeView shows the allocator the stored bitmaps.
+type storeView struct{ db *pebble.DB }
+
+func (v storeView) Bitmap(chunk uint32) (alloc.Bitmap, error) { return readBitmap(v.db, chunk) }
+
+func (v storeView) FreeInSegment(seg uint32) (*[alloc.SegmentChunks]uint16, error) {
+	var free [alloc.SegmentChunks]uint16
+	for i := range free {
+		free[i] = alloc.ChunkBlocks
+	}
+	first := seg * alloc.SegmentChunks
+	err := scan(v.db, format.BitmapKey(first), format.BitmapKey(first+alloc.SegmentChunks), func(key, val []byte) error {
+		chunk, err := format.ParseNumber(key)
+		if err != nil {
+			return err
+		}
+		bits, err := decodeBitmap(val)
+		if err != nil {
+			return err
+		}
+		free[chunk-first] -= uint16(bits.Count())
+		return nil
+	})
+	return &free, err
+}
+
+// scan calls f for every key in [lower, upper).
+func scan(r pebble.Reader, lower, upper []byte, f func(key, val []byte) error) (err error) {
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := f(it.Key(), it.Value()); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}

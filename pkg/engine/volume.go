@@ -1,0 +1,191 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/rowan-csi/rowan/pkg/block"
+	"github.com/rowan-csi/rowan/pkg/engine/epoch"
+	"github.com/rowan-csi/rowan/pkg/engine/runs"
+)
+
+// sectorSize is what volumes show. Writes smaller than a block are read, changed and written by the engine.
+const sectorSize = block.SectorSize
+
+const pageBytes = PageBlocks * BlockSize
+
+// Volume is an open volume: a block.Device. Close it when its last request has returned.
+type Volume struct {
+	pool    *Pool
+	entry   *volume
+	mapping mapping
+	gate    gate
+	size    atomic.Int64
+	closed  atomic.Bool
+	count   volumeCounters
+}
+
+var _ block.Device = (*Volume)(nil)
+
+type volumeCounters struct {
+	reads, readBytes, writes, writeBytes, discards, flushes         atomic.Uint64
+	dataReads, dataReadBytes, dataWrites, dataWriteBytes            atomic.Uint64
+	firstWrites, firstWriteBytes, firstDataBytes, firstDataReadByte atomic.Uint64
+}
+
+func (c *volumeCounters) snapshot() *Counters {
+	return &Counters{
+		Reads: c.reads.Load(), ReadBytes: c.readBytes.Load(), Writes: c.writes.Load(), WriteBytes: c.writeBytes.Load(),
+		Discards: c.discards.Load(), Flushes: c.flushes.Load(),
+		DataReads: c.dataReads.Load(), DataReadBytes: c.dataReadBytes.Load(), DataWrites: c.dataWrites.Load(), DataWriteBytes: c.dataWriteBytes.Load(),
+		FirstWrites: c.firstWrites.Load(), FirstWriteBytes: c.firstWriteBytes.Load(),
+	}
+}
+
+// Size is the volume's size in bytes.
+func (v *Volume) Size() int64 { return v.size.Load() }
+
+// SectorSize is 512: smaller writes than a block are merged by the engine.
+func (v *Volume) SectorSize() int { return sectorSize }
+
+// Name is the volume's name.
+func (v *Volume) Name() string { return v.entry.rec.Name }
+
+// Info tells about the volume, its counters included.
+func (v *Volume) Info() VolumeInfo { return v.pool.volumeInfo(v.entry) }
+
+// Flush makes every request that returned before it durable.
+func (v *Volume) Flush() error {
+	v.count.flushes.Add(1)
+	if v.closed.Load() {
+		return ErrClosed
+	}
+	return v.pool.flush()
+}
+
+// Close runs one round and lets the volume go.
+func (v *Volume) Close(ctx context.Context) error { return v.pool.closeVolume(ctx, v) }
+
+func (v *Volume) check(off, length int64) error {
+	if v.closed.Load() {
+		return ErrClosed
+	}
+	if err := block.CheckRange(off, length, v.Size(), sectorSize); err != nil {
+		return fmt.Errorf("volume %q, %d bytes at %d: %w", v.entry.rec.Name, length, off, err)
+	}
+	return nil
+}
+
+// ReadAt reads. It goes on while the pool is failed: what can be read is not withheld.
+func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
+	if err := v.check(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	v.count.reads.Add(1)
+	v.count.readBytes.Add(uint64(len(p)))
+	if err := readMapped(v.pool, &v.mapping, &v.count, p, off); err != nil {
+		return 0, fmt.Errorf("read volume %q at %d: %w", v.entry.rec.Name, off, err)
+	}
+	return len(p), nil
+}
+
+// readMapped reads through a mapping, page by page. Every part is pinned from its lookup to the end of its last I/O.
+func readMapped(p *Pool, m *mapping, count *volumeCounters, b []byte, off int64) error {
+	for len(b) > 0 {
+		page, at := uint32(off/pageBytes), int(off%pageBytes)
+		n := min(len(b), pageBytes-at)
+		if err := readPart(p, m, count, page, at, b[:n]); err != nil {
+			return err
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+func readPart(p *Pool, m *mapping, count *volumeCounters, page uint32, at int, b []byte) error {
+	pin := p.epochs.Pin()
+	defer p.epochs.Unpin(pin)
+	var buf [8]runs.Entry
+	list, err := p.pages.lookup(m, page, at/BlockSize, (at+len(b)+BlockSize-1)/BlockSize, buf[:0])
+	if err != nil {
+		return err
+	}
+	if len(list) > 1 {
+		return readScattered(p, count, list, at, b)
+	}
+	return readEntries(p, count, list, at, b)
+}
+
+// readEntries reads one entry after the other; gaps and zero runs are zeroes.
+func readEntries(p *Pool, count *volumeCounters, list []runs.Entry, at int, b []byte) error {
+	pos, end := at, at+len(b)
+	for _, e := range list {
+		from, to := max(e.Off()*BlockSize, at), min(e.End()*BlockSize, end)
+		if e.IsZero() {
+			continue
+		}
+		clear(b[pos-at : from-at])
+		if err := p.readData(count, b[from-at:to-at], e.Place(), from-e.Off()*BlockSize); err != nil {
+			return err
+		}
+		pos = to
+	}
+	clear(b[pos-at:])
+	return nil
+}
+
+// scatter is how many reads of one request are under way at once.
+const scatter = 16
+
+// readScattered reads the entries of a fragmented range side by side.
+func readScattered(p *Pool, count *volumeCounters, list []runs.Entry, at int, b []byte) error {
+	parts := min(scatter, len(list))
+	errs := make(chan error, parts)
+	for i := range parts {
+		lo, hi := i*len(list)/parts, (i+1)*len(list)/parts
+		from, to := at, at+len(b)
+		if i > 0 {
+			from = max(at, list[lo].Off()*BlockSize)
+		}
+		if hi < len(list) {
+			to = list[hi].Off() * BlockSize
+		}
+		work := func() { errs <- readEntries(p, count, list[lo:hi], from, b[from-at:to-at]) }
+		if i < parts-1 {
+			go work()
+		} else {
+			work()
+		}
+	}
+	var first error
+	for range parts {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+func (p *Pool) readData(count *volumeCounters, b []byte, place uint64, off int) error {
+	count.dataReads.Add(1)
+	count.dataReadBytes.Add(uint64(len(b)))
+	return p.data.ReadAt(b, place, off)
+}
+
+func (p *Pool) writeData(count *volumeCounters, b []byte, place uint64, off int) error {
+	count.dataWrites.Add(1)
+	count.dataWriteBytes.Add(uint64(len(b)))
+	return p.data.WriteAt(b, place, off)
+}
+
+// enter admits one part of a write: through the gate, then pinned. leave undoes it.
+func (v *Volume) enter() epoch.Pin {
+	v.gate.enter()
+	return v.pool.epochs.Pin()
+}
+
+func (v *Volume) leave(pin epoch.Pin) {
+	v.pool.epochs.Unpin(pin)
+	v.gate.leave()
+}

@@ -1,0 +1,291 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
+	"github.com/rowan-csi/rowan/pkg/engine/rangelock"
+	"github.com/rowan-csi/rowan/pkg/engine/runs"
+)
+
+// errNeedRing: a write must wait for room in the ring. Like alloc.ErrNone, it is met with no lock, pin or gate held, and the write starts over.
+var errNeedRing = errors.New("the ring is full")
+
+// WriteAt writes. Blocks that the head owns are overwritten in place; all others are redirected to new blocks.
+func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
+	if err := v.check(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	v.count.writes.Add(1)
+	v.count.writeBytes.Add(uint64(len(p)))
+	for done := 0; done < len(p); {
+		page, at := uint32((off+int64(done))/pageBytes), int((off+int64(done))%pageBytes)
+		n := min(len(p)-done, pageBytes-at)
+		if err := v.again(func() error { return v.writePart(page, at, p[done:done+n]) }); err != nil {
+			return 0, fmt.Errorf("write volume %q at %d: %w", v.entry.rec.Name, off+int64(done), err)
+		}
+		done += n
+	}
+	return len(p), nil
+}
+
+// again runs a part of a write until it needs to wait no more.
+func (v *Volume) again(part func() error) error {
+	var w spaceWait
+	for {
+		if err := v.pool.failure(); err != nil {
+			return err
+		}
+		w.before(v.pool)
+		pin := v.enter()
+		err := ErrClosed
+		if !v.closed.Load() {
+			err = part()
+		}
+		v.leave(pin)
+		switch {
+		case errors.Is(err, errNeedRing):
+			err = v.pool.waitForRing()
+		case errors.Is(err, alloc.ErrNone):
+			err = w.wait(v.pool)
+		default:
+			return err
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// writePart writes b at byte at of a page, admitted and pinned.
+func (v *Volume) writePart(page uint32, at int, b []byte) error {
+	g := v.mapping.lineage.Load()
+	first, end := at/BlockSize, (at+len(b)+BlockSize-1)/BlockSize
+	var buf [8]runs.Entry
+	if at%BlockSize == 0 && len(b)%BlockSize == 0 {
+		list, err := v.pool.pages.lookup(&v.mapping, page, first, end, buf[:0])
+		if err != nil {
+			return err
+		}
+		if ownsAll(g, list, first, end) {
+			return v.overwrite(list, at, b)
+		}
+	}
+	k := rangelock.Key{Family: g.family, Page: page}
+	v.pool.locks.Lock(k, first, end)
+	defer v.pool.locks.Unlock(k, first, end)
+	// A join may have given the head more between the first look and the lock; g is what this write goes by from here on, and publish hands it on.
+	list, err := v.pool.pages.lookup(&v.mapping, page, first, end, buf[:0])
+	if err != nil {
+		return err
+	}
+	w := partWrite{v: v, g: g, page: page, at: at, b: b, list: list}
+	return w.run(first, end)
+}
+
+func ownsAll(g *lineage, list []runs.Entry, first, end int) bool {
+	for _, e := range list {
+		if e.Off() != first || e.IsZero() || !g.owns(e.Gen()) {
+			return false
+		}
+		first = e.End()
+	}
+	return first == end
+}
+
+// overwrite writes in place what the head owns; list covers the range.
+func (v *Volume) overwrite(list []runs.Entry, at int, b []byte) error {
+	for _, e := range list {
+		from, to := max(e.Off()*BlockSize, at), min(e.End()*BlockSize, at+len(b))
+		if err := v.pool.writeData(&v.count, b[from-at:to-at], e.Place(), from-e.Off()*BlockSize); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// partWrite is a write to one page that needs new blocks, or that is smaller than a block; it holds the lock of its range.
+type partWrite struct {
+	v    *Volume
+	g    *lineage
+	page uint32
+	at   int
+	b    []byte
+	list []runs.Entry // what the volume has there now
+	news []runs.Entry // new runs
+}
+
+// run keeps "a run enters the map, the pending set and the ring only after its data write returned, and before the acknowledgement": blocks and ring
+// slots first, so that nothing is waited for later; then the data; then publish.
+func (w *partWrite) run(first, end int) error {
+	if err := w.allocate(first, end); err != nil {
+		w.undo()
+		return err
+	}
+	p := w.v.pool
+	if len(w.news) > 0 && !p.ring.TryReserve(len(w.news)) {
+		w.undo()
+		return errNeedRing
+	}
+	if err := w.writeAll(); err != nil {
+		// The new blocks stay taken until the pool is opened again: their content is unknown, and so is whether the device is still at them.
+		if len(w.news) > 0 {
+			p.ring.Release(len(w.news))
+			p.event("data write went wrong; its new blocks are set aside until the pool is opened again", "volume", w.v.Name(), "error", err)
+		}
+		return err
+	}
+	if len(w.news) == 0 {
+		return nil
+	}
+	if err := p.pages.publish(p.ring, w.v, w.g.own, w.page, w.news, w.account()); err != nil {
+		p.fail(fmt.Errorf("log write: %w", err))
+		return p.failure()
+	}
+	return nil
+}
+
+// allocate finds new blocks for what the head does not own in [first, end).
+func (w *partWrite) allocate(first, end int) error {
+	for pos := first; pos < end; {
+		stop, owned := w.stretch(pos, end)
+		if owned {
+			pos = stop
+			continue
+		}
+		place, n, err := w.v.pool.alloc.Alloc(w.v.entry.id, stop-pos)
+		if err != nil {
+			return err
+		}
+		e := runs.Data(pos, n, place, w.g.top)
+		if w.hidesOwnZero(pos, pos+n) {
+			e = e.Replacing()
+		}
+		w.news = append(w.news, e)
+		pos += n
+	}
+	w.v.pool.preparing.wake(w.v.pool)
+	return nil
+}
+
+// stretch returns the end of the blocks from pos on that are alike: owned by the head, or not.
+func (w *partWrite) stretch(pos, end int) (stop int, owned bool) {
+	for _, e := range w.list {
+		if e.End() <= pos || e.IsZero() || !w.g.owns(e.Gen()) {
+			continue
+		}
+		if e.Off() <= pos {
+			return min(e.End(), end), true
+		}
+		return min(e.Off(), end), false
+	}
+	return end, false
+}
+
+func (w *partWrite) hidesOwnZero(off, end int) bool {
+	return slices.ContainsFunc(w.list, func(e runs.Entry) bool {
+		return e.IsZero() && w.g.owns(e.Gen()) && e.Off() < end && off < e.End()
+	})
+}
+
+func (w *partWrite) undo() {
+	for _, e := range w.news {
+		w.v.pool.alloc.Undo(e.Place(), e.Len())
+	}
+}
+
+// writeAll writes the data: new blocks whole, owned ones in place.
+func (w *partWrite) writeAll() error {
+	for _, e := range w.news {
+		if err := w.writeNew(e); err != nil {
+			return err
+		}
+	}
+	for _, e := range w.list {
+		if e.IsZero() || !w.g.owns(e.Gen()) {
+			continue
+		}
+		from, to := max(e.Off()*BlockSize, w.at), min(e.End()*BlockSize, w.at+len(w.b))
+		if err := w.v.writeOwned(e, from, w.b[from-w.at:to-w.at]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeNew writes the blocks of a new run. Where the guest's bytes cover a block in part, the rest is what the block showed before: a new block is
+// always written whole.
+func (w *partWrite) writeNew(e runs.Entry) error {
+	from, to := e.Off()*BlockSize, e.End()*BlockSize // of the page
+	for from < to {
+		blockEnd := from + BlockSize
+		if from >= w.at && to <= w.at+len(w.b) {
+			return w.v.pool.writeData(&w.v.count, w.b[from-w.at:to-w.at], e.Place(), from-e.Off()*BlockSize)
+		}
+		if from >= w.at && blockEnd <= w.at+len(w.b) {
+			blockEnd = min(to, (w.at+len(w.b))/BlockSize*BlockSize)
+			if err := w.v.pool.writeData(&w.v.count, w.b[from-w.at:blockEnd-w.at], e.Place(), from-e.Off()*BlockSize); err != nil {
+				return err
+			}
+		} else if err := w.writeMerged(e, from); err != nil {
+			return err
+		}
+		from = blockEnd
+	}
+	return nil
+}
+
+// writeMerged writes one new block that the guest's bytes cover in part.
+func (w *partWrite) writeMerged(e runs.Entry, from int) error {
+	b := getBlock()
+	defer putBlock(b)
+	var buf [1]runs.Entry
+	old := runs.Slice(buf[:0], w.list, from/BlockSize, from/BlockSize+1)
+	if err := readEntries(w.v.pool, &w.v.count, old, from, *b); err != nil {
+		return err
+	}
+	lo, hi := max(from, w.at), min(from+BlockSize, w.at+len(w.b))
+	copy((*b)[lo-from:hi-from], w.b[lo-w.at:hi-w.at])
+	return w.v.pool.writeData(&w.v.count, *b, e.Place(), from-e.Off()*BlockSize)
+}
+
+// writeOwned overwrites part of an owned run, from byte from of the page. Where the member takes only larger pieces than the guest writes, the edges are
+// read first; the range's lock keeps others out meanwhile.
+func (v *Volume) writeOwned(e runs.Entry, from int, b []byte) error {
+	align := v.pool.data.Alignment()
+	off := from - e.Off()*BlockSize
+	if off%align == 0 && len(b)%align == 0 {
+		return v.pool.writeData(&v.count, b, e.Place(), off)
+	}
+	for len(b) > 0 {
+		in := off % BlockSize
+		n := min(len(b), BlockSize-in)
+		whole := getBlock()
+		err := v.pool.readData(&v.count, *whole, e.Place(), off-in)
+		if err == nil {
+			copy((*whole)[in:], b[:n])
+			err = v.pool.writeData(&v.count, *whole, e.Place(), off-in)
+		}
+		putBlock(whole)
+		if err != nil {
+			return err
+		}
+		b, off = b[n:], off+n
+	}
+	return nil
+}
+
+// account counts what the write takes into use, and returns how many blocks the volume had not mapped.
+func (w *partWrite) account() (fresh int64) {
+	blocks := 0
+	for _, e := range w.news {
+		var buf [8]runs.Entry
+		fresh += int64(e.Len() - runs.Mapped(runs.Slice(buf[:0], w.list, e.Off(), e.End())))
+		blocks += e.Len()
+	}
+	w.v.count.firstWrites.Add(1)
+	w.v.count.firstWriteBytes.Add(uint64(blocks) * BlockSize)
+	return fresh
+}
