@@ -133,7 +133,8 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 		return Superblock{}, err
 	}
 	if unknown := s.Incompatible &^ KnownIncompatible; unknown != 0 {
-		return s, fmt.Errorf("%w: pool %q has incompatible features %s; open it with the version that wrote it", ErrUnknownFeatures, s.PoolName, bitNames(unknown))
+		return s, fmt.Errorf("%w: pool %q has incompatible features %s; open it with the version that wrote it", ErrUnknownFeatures, s.PoolName,
+			bitNames(unknown))
 	}
 	// A compatible feature of a newer version may keep something in the reserved bytes.
 	if s.Compatible&^KnownCompatible == 0 && (!allZero(b[sbNodeLen+2:sbName]) || !allZero(b[sbEnd:sbCRC])) {

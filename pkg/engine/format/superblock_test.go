@@ -171,7 +171,9 @@ func TestUUID(t *testing.T) {
 	if got, err := ParseUUID(u.String()); err != nil || got != u || u.IsZero() || u == NewUUID() {
 		t.Errorf("%v comes back as %v, %v", u, got, err)
 	}
-	for _, s := range []string{"", "x", u.String() + "0", strings.ToUpper("aabbccdd-0000-4000-8000-000000000000"), "aabbccdd00004000-8000-000000000000----"} {
+	for _, s := range []string{
+		"", "x", u.String() + "0", strings.ToUpper("aabbccdd-0000-4000-8000-000000000000"), "aabbccdd00004000-8000-000000000000----",
+	} {
 		if _, err := ParseUUID(s); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%q: %v", s, err)
 		}

@@ -136,10 +136,12 @@ func (s Spec) sizeIn(available int64) (int64, error) {
 		size = defaultSize(available)
 	}
 	if size < max(s.MinSize, sizeUnit) {
-		return 0, fmt.Errorf("%w: a pool of %d MiB is too small, want %d MiB; the file system has %d MiB free", ErrInvalid, size>>20, s.MinSize>>20, available>>20)
+		return 0, fmt.Errorf("%w: a pool of %d MiB is too small, want %d MiB; the file system has %d MiB free", ErrInvalid, size>>20, s.MinSize>>20,
+			available>>20)
 	}
 	if need := size + ballastSize(size); need > available {
-		return 0, fmt.Errorf("%w: a pool of %d MiB needs %d MiB with its ballast, and the file system has %d MiB free", ErrNoSpace, size>>20, need>>20, available>>20)
+		return 0, fmt.Errorf("%w: a pool of %d MiB needs %d MiB with its ballast, and the file system has %d MiB free", ErrNoSpace, size>>20, need>>20,
+			available>>20)
 	}
 	return size, nil
 }

@@ -60,7 +60,8 @@ func openFolder(fsy fsys.FS, dir string, mnt *mount, o Options) (*Member, error)
 	deadline := time.Now().Add(o.lockTimeout())
 	flush, err := openLocked(fsy, filepath.Join(dir, flushName), flags, deadline)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s has a superblock but no file %q; make it, 4096 bytes of zeroes, if the other files are whole", ErrCorrupt, dir, flushName)
+		return nil, fmt.Errorf("%w: %s has a superblock but no file %q; make it, 4096 bytes of zeroes, if the other files are whole", ErrCorrupt, dir,
+			flushName)
 	}
 	if err != nil {
 		return nil, err
@@ -82,8 +83,8 @@ func (m *Member) load(flags fsys.OpenFlags, deadline time.Time) error {
 		return err
 	}
 	if m.align > sb.SectorSize {
-		return fmt.Errorf("%w: the pool was made with sectors of %d bytes, and its device now needs %d; move it back to a device like its first", ErrUnsupported,
-			sb.SectorSize, m.align)
+		return fmt.Errorf("%w: the pool was made with sectors of %d bytes, and its device now needs %d; move it back to a device like its first",
+			ErrUnsupported, sb.SectorSize, m.align)
 	}
 	m.sb, m.align = sb, sb.SectorSize
 	if m.readOnly {
@@ -137,7 +138,7 @@ func lockUntil(f fsys.File, deadline time.Time) error {
 	}
 }
 
-// sectorOf is the sector size of a file opened Direct: devices have 512 or 4096, and what a file system asks for beyond a device's sector is not ours.
+// sectorOf is the sector size of a file opened Direct. Less than 512 is what memory alone may be aligned to.
 func sectorOf(f fsys.File) int {
 	if f.Alignment() <= 512 {
 		return 512

@@ -1,0 +1,122 @@
+# shellcheck shell=bash
+# The contenders of hack/bench-peers/run. Each has three functions: NAME_setup once, NAME_fresh before each measurement (sets $target to what fio
+# writes to, fully written and with a fresh snapshot under it), NAME_drop after it. They use run's $ground, $work, $SIZE, fill, later and die.
+# What a round made is undone by NAME_drop or, when the run ends early, by the undo list; so those undo commands must bear being run twice.
+
+gone() { # gone LOOP: detaches it if it is attached
+	[ ! -e "/sys/class/block/${1#/dev/}/loop/backing_file" ] || losetup --detach "$1"
+}
+
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
+
+# plain: overwrites of a file that is there. No snapshot: this is what the ground can do.
+plain_setup() {
+	fill "$ground/plain"
+}
+plain_fresh() { target=$ground/plain; }
+plain_drop() { :; }
+
+# reflink: a file behind a loop device; the snapshot is a reflink of the file, as rawfile-localpv takes it.
+reflink_setup() { :; }
+reflink_fresh() {
+	local vol=$ground/reflink start
+	fill "$vol"
+	target=$(losetup --find --show --direct-io=on "$vol")
+	reflink_loop=$target
+	later "gone '$target'"
+	start=$(now_ms)
+	cp --reflink=always "$vol" "$vol.snapshot"
+	sync --file-system "$vol.snapshot"
+	snapshot_ms=$(($(now_ms) - start))
+}
+reflink_drop() {
+	losetup --detach "$reflink_loop"
+	rm -f "$ground/reflink" "$ground/reflink.snapshot"
+}
+
+# qcow2: an overlay with subclusters of 4 KiB, so that a first write copies nothing, over a full image.
+qcow2_setup() {
+	fill "$ground/raw"
+	qemu-img convert -O qcow2 -t none -T none -W -m 8 "$ground/raw" "$ground/base.qcow2"
+	rm "$ground/raw"
+}
+qcow2_fresh() {
+	local overlay=$ground/overlay.qcow2 point=$work/qcow2 deadline
+	qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=128k -F qcow2 -b "$ground/base.qcow2" "$overlay"
+	: >"$point"
+	later "rm -f '$point'"
+	# Detached by the loop, unmounted by the daemon's end.
+	later "qcow2_stop"
+	local direct=cache.direct=on,file.aio=io_uring
+	qemu-storage-daemon --daemonize --pidfile "$work/qsd.pid" \
+		--blockdev "driver=qcow2,node-name=base,read-only=on,file.driver=file,file.filename=$ground/base.qcow2,file.$direct" \
+		--blockdev "driver=qcow2,node-name=overlay,backing=base,file.driver=file,file.filename=$overlay,file.$direct" \
+		--export "type=fuse,id=export,node-name=overlay,mountpoint=$point,writable=on"
+	deadline=$((SECONDS + 30))
+	until mountpoint --quiet "$point"; do
+		[ "$SECONDS" -lt "$deadline" ] || die "qemu-storage-daemon has not exported the overlay after 30 s"
+		sleep 0.1
+	done
+	target=$(losetup --find --show --direct-io=on "$point")
+	qcow2_loop=$target
+}
+qcow2_stop() {
+	local pid deadline=$((SECONDS + 30))
+	if [ -n "${qcow2_loop:-}" ]; then
+		gone "$qcow2_loop"
+		qcow2_loop=
+	fi
+	[ -e "$work/qsd.pid" ] || return 0
+	pid=$(cat "$work/qsd.pid")
+	kill "$pid"
+	while [ -e "/proc/$pid" ]; do
+		[ "$SECONDS" -lt "$deadline" ] || kill -9 "$pid"
+		sleep 0.1
+	done
+	rm -f "$work/qsd.pid"
+	! mountpoint --quiet "$work/qcow2" || umount "$work/qcow2"
+}
+qcow2_drop() {
+	qcow2_stop
+	rm -f "$ground/overlay.qcow2"
+}
+
+# rowan: a volume of a pool in a folder on the same ground, attached as the engine chooses to.
+rowan_bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/bin
+rowan_is_there() { [ -x "$rowan_bin/rowan-engine" ] && [ -x "$rowan_bin/rowanctl" ]; }
+rowanctl() { "$rowan_bin/rowanctl" --socket "$work/rowan/engine.sock" "$@"; }
+rowan_setup() {
+	local deadline=$((SECONDS + 30))
+	mkdir -p "$work/rowan"
+	later "rm -rf '$work/rowan'"
+	"$rowan_bin/rowan-engine" --socket "$work/rowan/engine.sock" --state-dir "$work/rowan/state" >"$work/rowan/log" 2>&1 &
+	rowan_pid=$!
+	later "rowan_stop"
+	until rowanctl pool list >/dev/null 2>&1; do
+		if [ ! -e "/proc/$rowan_pid" ] || [ "$SECONDS" -ge "$deadline" ]; then
+			cat "$work/rowan/log" >&2
+			die "rowan-engine does not answer"
+		fi
+		sleep 0.1
+	done
+	rowanctl pool create --name bench --directory "$ground/rowan" --size "$((SIZE * 3))Gi" >&2
+}
+rowan_stop() {
+	rowan_drop || true
+	kill "$rowan_pid" && wait "$rowan_pid"
+}
+rowan_fresh() {
+	rowan_volume=volume-$round
+	rowanctl volume create --pool bench --name "$rowan_volume" --size "${SIZE}Gi" >&2
+	target=$(rowanctl volume attach --pool bench --name "$rowan_volume")
+	[ -b "$target" ] || die "rowanctl volume attach printed '$target', which is not a block device"
+	fill "$target"
+	rowanctl snapshot create --pool bench --volume "$rowan_volume" --name "snapshot-$round" >&2
+}
+rowan_drop() {
+	[ -n "${rowan_volume:-}" ] || return 0
+	rowanctl volume detach --pool bench --name "$rowan_volume" >&2
+	rowanctl snapshot delete --pool bench --name "snapshot-$round" >&2
+	rowanctl volume delete --pool bench --name "$rowan_volume" >&2
+	rowan_volume=
+}
