@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
+)
+
+const (
+	keeperAnswer = 2 * time.Second  // a keeper that lives answers in less
+	keeperStart  = 10 * time.Second // for one that was just started
+	keeperRetry  = 20 * time.Millisecond
+)
+
+// keep is the subcommand.
+func keep(ctx context.Context, socket string) error {
+	if socket == "" {
+		return errors.New("run the keeper: --keeper-socket is empty")
+	}
+	raiseFileLimit()
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		return fmt.Errorf("make the socket's folder: %w", err)
+	}
+	klog.InfoS("keeper starts", "version", buildVersion(), "socket", socket)
+	err := keeper.Serve(ctx, socket, func() { klog.InfoS("keeper answers", "socket", socket) })
+	if errors.Is(err, keeper.ErrHandedOver) {
+		klog.InfoS("keeper ends: its successor has everything")
+		return nil
+	}
+	if ctx.Err() != nil {
+		return nil // told to end
+	}
+	return fmt.Errorf("run the keeper: %w", err)
+}
+
+// ensureKeeper starts a keeper where none answers, if it may.
+func ensureKeeper(ctx context.Context, o options) error {
+	if o.keeperSocket == "" || keeperAnswers(ctx, o.keeperSocket) == nil {
+		return nil
+	}
+	if !o.startKeeper {
+		klog.InfoS("waiting for the keeper", "socket", o.keeperSocket)
+		return waitForKeeper(ctx, o.keeperSocket)
+	}
+	if err := startKeeper(o); err != nil {
+		return fmt.Errorf("start a keeper: %w", err)
+	}
+	return waitForKeeper(ctx, o.keeperSocket)
+}
+
+// startKeeper runs this program as a keeper in a session of its own, so that it outlives us.
+func startKeeper(o options) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
+		return err
+	}
+	name := filepath.Join(o.stateDir, "keeper.log")
+	log, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(self, "keeper", "--keeper-socket", o.keeperSocket)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	klog.InfoS("keeper started", "pid", cmd.Process.Pid, "log", name)
+	go cmd.Wait() // while we live, it is not to become a zombie
+	return nil
+}
+
+func waitForKeeper(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, keeperStart)
+	defer cancel()
+	tick := time.NewTicker(keeperRetry)
+	defer tick.Stop()
+	for {
+		err := keeperAnswers(ctx, socket)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("no keeper answers on %s: run rowan-engine keeper, or let the engine (--start-keeper): %w", socket, err)
+		}
+	}
+}
+
+func keeperAnswers(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, keeperAnswer)
+	defer cancel()
+	_, err := keeper.NewClient(socket).List(ctx)
+	return err
+}

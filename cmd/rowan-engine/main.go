@@ -1,0 +1,96 @@
+// Command rowan-engine is the data plane of a node: it owns the pools, serves the attached devices, and answers on a unix socket. SIGTERM ends it in
+// order and leaves every device in place for the next engine. `rowan-engine keeper` is the small process that holds the devices meanwhile.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// version is set by the build (-ldflags -X main.version=…).
+var version string
+
+// options are the flags.
+type options struct {
+	socket, stateDir, ringDir, mountDir, keeperSocket, pprofSocket string
+	mapCache, memoryLimit                                          size
+	startKeeper                                                    bool
+	stopTimeout                                                    time.Duration
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	err := command().ExecuteContext(ctx)
+	if err != nil {
+		klog.ErrorS(err, "rowan-engine ends")
+	}
+	klog.Flush()
+	if err != nil {
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	o := options{mapCache: 128 << 20, memoryLimit: 1 << 30}
+	serve := func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o) }
+	root := &cobra.Command{
+		Use:           "rowan-engine",
+		Short:         "Serve this node's pools and attached volumes",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          serve,
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&o.keeperSocket, "keeper-socket", "/run/rowan/keeper.sock", "the keeper's socket; empty: no keeper, devices end with the engine")
+	verbosity := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(verbosity)
+	f.AddGoFlag(verbosity.Lookup("v"))
+
+	f = root.Flags()
+	f.StringVar(&o.socket, "socket", "/run/rowan/engine.sock", "where to answer; mode 0600")
+	f.StringVar(&o.stateDir, "state-dir", "/var/lib/rowan", "folder of the list of pools to open, and of the mounts of pools on devices")
+	f.StringVar(&o.ringDir, "ring-dir", "/run/rowan/rings", "folder of the pools' rings, on a tmpfs of the host that outlives the engine")
+	f.StringVar(&o.mountDir, "mount-dir", "", "folder where pools on devices are mounted (default: mnt in --state-dir)")
+	f.Var(&o.mapCache, "map-cache", "memory for each pool's flattened map")
+	f.Var(&o.memoryLimit, "memory-limit", "soft limit of the Go heap (GOMEMLIMIT overrides it)")
+	f.BoolVar(&o.startKeeper, "start-keeper", true, "start a keeper of our own where none answers; it outlives the engine")
+	f.DurationVar(&o.stopTimeout, "stop-timeout", 25*time.Second, "how long requests under way may take at the end")
+	f.StringVar(&o.pprofSocket, "pprof-socket", "", "serve Go profiles on this unix socket")
+
+	named := &cobra.Command{Use: "serve", Short: "Serve (what it does without a command)", Args: cobra.NoArgs, RunE: serve}
+	named.Flags().AddFlagSet(f)
+	root.AddCommand(
+		named,
+		&cobra.Command{
+			Use: "keeper", Short: "Hold the devices of engines that come and go", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error { return keep(cmd.Context(), o.keeperSocket) },
+		},
+		&cobra.Command{
+			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+			Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), buildVersion()) },
+		},
+	)
+	return root
+}
+
+// buildVersion is what the build set, or else what Go noted of the source.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

@@ -1,0 +1,270 @@
+// Package hosttest has an engine and an attacher in memory, for tests of what stands on package host: answers that are the same in every run, and
+// failures that the real ones do not show when asked.
+//
+// It keeps names and sizes and no data: devices read zeroes.
+package hosttest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
+)
+
+// Epoch is when every object was made.
+var Epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// Engine is a host.Engine whose pools stay when they are closed. The zero value is ready.
+type Engine struct {
+	mu    sync.Mutex
+	disks map[string]*Pool // by member
+	ids   int
+
+	// Fail, when set, is asked before every operation; what it returns is the operation's error. Operations are named as the methods are.
+	Fail func(op, name string) error
+	// Block, when set, is called at the start of every operation that takes a context, without a lock held.
+	Block func(ctx context.Context, op, name string)
+}
+
+var _ host.Engine = (*Engine)(nil)
+
+func (e *Engine) before(ctx context.Context, op, name string) error {
+	if e.Block != nil {
+		e.Block(ctx, op, name)
+	}
+	if e.Fail != nil {
+		if err := e.Fail(op, name); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (e *Engine) nextID() string {
+	e.ids++
+	return fmt.Sprintf("%08d-0000-4000-8000-000000000000", e.ids)
+}
+
+// CreatePool makes a pool of spec.Size, 100 GiB by default.
+func (e *Engine) CreatePool(ctx context.Context, spec engine.PoolSpec, _ engine.Options) (host.Pool, error) {
+	if err := e.before(ctx, "CreatePool", spec.Name); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	member := spec.Directory + spec.Device
+	if e.disks[member] != nil {
+		return nil, fmt.Errorf("%s: %w", member, engine.ErrForeign)
+	}
+	size := spec.Size
+	if size == 0 {
+		size = 100 << 30
+	}
+	p := &Pool{e: e, open: true, volumes: map[string]*volume{}, snapshots: map[string]*engine.SnapshotInfo{}}
+	p.info = engine.PoolInfo{Name: spec.Name, ID: e.nextID(), Member: member, Device: spec.Device, State: "Ready", Size: size, MetadataBytes: 3 << 20}
+	if e.disks == nil {
+		e.disks = map[string]*Pool{}
+	}
+	e.disks[member] = p
+	return p, nil
+}
+
+// OpenPool opens one made before.
+func (e *Engine) OpenPool(ctx context.Context, member string, o engine.Options) (host.Pool, error) {
+	if err := e.before(ctx, "OpenPool", member); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.disks[member]
+	if p == nil {
+		return nil, fmt.Errorf("%s holds no pool: %w", member, engine.ErrNotFound)
+	}
+	if p.open {
+		return nil, fmt.Errorf("%s: %w", member, engine.ErrLocked)
+	}
+	p.open = true
+	p.info.State = "Ready"
+	if o.ReadOnly {
+		p.info.State = "ReadOnly"
+	}
+	return p, nil
+}
+
+// Kill does to all pools what the engine's death does: they are closed, and what was open is not any more.
+func (e *Engine) Kill() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.disks {
+		p.open = false
+		for _, v := range p.volumes {
+			v.info.Open = false
+		}
+	}
+}
+
+// Pool is a host.Pool.
+type Pool struct {
+	e         *Engine // its mu guards the rest
+	open      bool
+	info      engine.PoolInfo
+	volumes   map[string]*volume
+	snapshots map[string]*engine.SnapshotInfo
+}
+
+var _ host.Pool = (*Pool)(nil)
+
+// Close closes the pool.
+func (p *Pool) Close(ctx context.Context) error {
+	if err := p.e.before(ctx, "Close", p.info.Name); err != nil {
+		return err
+	}
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	for name, v := range p.volumes {
+		if v.info.Open {
+			return fmt.Errorf("volume %q: %w", name, engine.ErrInUse)
+		}
+	}
+	p.open = false
+	return nil
+}
+
+// Info tells of the pool.
+func (p *Pool) Info() engine.PoolInfo {
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	i := p.info
+	i.Volumes, i.Snapshots = len(p.volumes), len(p.snapshots)
+	for _, v := range p.volumes {
+		i.Provisioned += v.info.Size
+		i.Used += v.info.Owned
+	}
+	i.Free = i.Size - i.Used
+	return i
+}
+
+// Check finds nothing wrong.
+func (p *Pool) Check(ctx context.Context) (engine.CheckReport, error) {
+	unlock, err := p.begin(ctx, "Check", p.info.Name)
+	defer unlock()
+	if err != nil {
+		return engine.CheckReport{}, err
+	}
+	n := len(p.volumes)
+	return engine.CheckReport{Volumes: n, Layers: n + len(p.snapshots)}, nil
+}
+
+func (p *Pool) volume(name string) (*volume, error) {
+	v := p.volumes[name]
+	if v == nil {
+		return nil, fmt.Errorf("volume %q: %w", name, engine.ErrNotFound)
+	}
+	return v, nil
+}
+
+func (p *Pool) snapshot(name string) (*engine.SnapshotInfo, error) {
+	s := p.snapshots[name]
+	if s == nil {
+		return nil, fmt.Errorf("snapshot %q: %w", name, engine.ErrNotFound)
+	}
+	return s, nil
+}
+
+// begin is what every operation starts with; the caller unlocks.
+func (p *Pool) begin(ctx context.Context, op, name string) (unlock func(), err error) {
+	if err := p.e.before(ctx, op, name); err != nil {
+		return func() {}, err
+	}
+	p.e.mu.Lock()
+	if !p.open {
+		p.e.mu.Unlock()
+		return func() {}, fmt.Errorf("pool %q: %w", p.info.Name, engine.ErrClosed)
+	}
+	return p.e.mu.Unlock, nil
+}
+
+// CreateSnapshot takes a snapshot.
+func (p *Pool) CreateSnapshot(ctx context.Context, spec engine.SnapshotSpec) (engine.SnapshotInfo, error) {
+	unlock, err := p.begin(ctx, "CreateSnapshot", spec.Name)
+	defer unlock()
+	if err != nil {
+		return engine.SnapshotInfo{}, err
+	}
+	v, err := p.volume(spec.Volume)
+	if err != nil {
+		return engine.SnapshotInfo{}, err
+	}
+	if p.snapshots[spec.Name] != nil {
+		return engine.SnapshotInfo{}, fmt.Errorf("snapshot %q: %w", spec.Name, engine.ErrExists)
+	}
+	s := &engine.SnapshotInfo{
+		Name: spec.Name, ID: p.e.nextID(), Volume: spec.Volume, VolumeID: v.info.ID, Size: v.info.Size, Owned: v.info.Owned,
+		CreatedAt: Epoch, Labels: maps.Clone(spec.Labels),
+	}
+	v.info.Owned = 0
+	p.snapshots[s.Name] = s
+	return *s, nil
+}
+
+// Snapshot tells of one.
+func (p *Pool) Snapshot(name string) (engine.SnapshotInfo, error) {
+	unlock, err := p.begin(context.Background(), "Snapshot", name)
+	defer unlock()
+	if err != nil {
+		return engine.SnapshotInfo{}, err
+	}
+	s, err := p.snapshot(name)
+	if err != nil {
+		return engine.SnapshotInfo{}, err
+	}
+	return *s, nil
+}
+
+// Snapshots tells of all, or of one volume's.
+func (p *Pool) Snapshots(volume string) []engine.SnapshotInfo {
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	var l []engine.SnapshotInfo
+	for _, s := range p.snapshots {
+		if volume == "" || s.Volume == volume {
+			l = append(l, *s)
+		}
+	}
+	slices.SortFunc(l, func(a, b engine.SnapshotInfo) int { return strings.Compare(a.Name, b.Name) })
+	return l
+}
+
+// SnapshotUsage answers what the snapshot owns.
+func (p *Pool) SnapshotUsage(ctx context.Context, name string) (int64, error) {
+	unlock, err := p.begin(ctx, "SnapshotUsage", name)
+	defer unlock()
+	if err != nil {
+		return 0, err
+	}
+	s, err := p.snapshot(name)
+	if err != nil {
+		return 0, err
+	}
+	return s.Owned, nil
+}
+
+// DeleteSnapshot forgets a snapshot.
+func (p *Pool) DeleteSnapshot(ctx context.Context, name string) error {
+	unlock, err := p.begin(ctx, "DeleteSnapshot", name)
+	defer unlock()
+	if err != nil {
+		return err
+	}
+	if _, err := p.snapshot(name); err != nil {
+		return err
+	}
+	delete(p.snapshots, name)
+	return nil
+}

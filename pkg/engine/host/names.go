@@ -1,0 +1,69 @@
+package host
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+)
+
+// CheckName says whether name may be a pool's, volume's or snapshot's: what names it in the error. The rule is the engine's; it is held here too because
+// names become attachment ids and keys of locks before the engine sees them.
+func CheckName(what, name string) error {
+	if name == "" {
+		return fmt.Errorf("%s name: %w: it is empty", what, engine.ErrInvalid)
+	}
+	if len(name) > engine.MaxNameLen {
+		return fmt.Errorf("%s name: %w: it has %d bytes, %d are allowed", what, engine.ErrInvalid, len(name), engine.MaxNameLen)
+	}
+	bad := func(r rune) bool { return r == '/' || r <= ' ' || r == 0x7f || r == utf8.RuneError }
+	if name == "." || name == ".." || strings.ContainsFunc(name, bad) {
+		return fmt.Errorf("%s name %q: %w: slashes, blanks and control characters are not allowed", what, name, engine.ErrInvalid)
+	}
+	return nil
+}
+
+// checkLabels bounds what a caller may make us keep.
+func checkLabels(labels map[string]string) error {
+	n := 0
+	for k, v := range labels {
+		if k == "" {
+			return fmt.Errorf("labels: %w: a key is empty", engine.ErrInvalid)
+		}
+		n += len(k) + len(v)
+	}
+	if n > engine.MaxLabelsLen {
+		return fmt.Errorf("labels: %w: %d bytes of keys and values, %d are allowed", engine.ErrInvalid, n, engine.MaxLabelsLen)
+	}
+	return nil
+}
+
+func checkPoolSpec(s engine.PoolSpec) error {
+	if err := CheckName("pool", s.Name); err != nil {
+		return err
+	}
+	if (s.Directory == "") == (s.Device == "") {
+		return fmt.Errorf("create pool %q: %w: give a directory or a device, one of the two", s.Name, engine.ErrInvalid)
+	}
+	if p := s.Directory + s.Device; !filepath.IsAbs(p) || filepath.Clean(p) != p {
+		return fmt.Errorf("create pool %q: %w: %q is not an absolute path in its shortest form", s.Name, engine.ErrInvalid, p)
+	}
+	if s.Wipe && s.Device == "" {
+		return fmt.Errorf("create pool %q: %w: wipe is for devices only", s.Name, engine.ErrInvalid)
+	}
+	if s.Size < 0 {
+		return fmt.Errorf("create pool %q: %w: size %d is negative", s.Name, engine.ErrInvalid, s.Size)
+	}
+	return nil
+}
+
+// ID is the attacher's name for a volume's device.
+func ID(pool, volume string) string { return pool + "/" + volume }
+
+// parseID is ID's inverse; ids of others are not ours to touch.
+func parseID(id string) (pool, volume string, ok bool) {
+	pool, volume, ok = strings.Cut(id, "/")
+	return pool, volume, ok && CheckName("pool", pool) == nil && CheckName("volume", volume) == nil
+}

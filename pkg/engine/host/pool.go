@@ -1,0 +1,43 @@
+package host
+
+import (
+	"context"
+
+	"github.com/rowan-csi/rowan/pkg/block"
+	"github.com/rowan-csi/rowan/pkg/engine"
+)
+
+// Engine makes and opens pools; Real is the engine's own.
+type Engine interface {
+	CreatePool(ctx context.Context, spec engine.PoolSpec, o engine.Options) (Pool, error)
+	// OpenPool takes the member's folder, or the block device that it was made on.
+	OpenPool(ctx context.Context, member string, o engine.Options) (Pool, error)
+}
+
+// Pool is what the host needs of an *engine.Pool.
+type Pool interface {
+	Close(ctx context.Context) error
+	Info() engine.PoolInfo // not after Close
+	Check(ctx context.Context) (engine.CheckReport, error)
+
+	CreateVolume(ctx context.Context, spec engine.VolumeSpec) (engine.VolumeInfo, error)
+	Volume(name string) (engine.VolumeInfo, error)
+	Volumes() []engine.VolumeInfo
+	SetVolumeLabels(ctx context.Context, name string, set map[string]string) (engine.VolumeInfo, error)
+	GrowVolume(ctx context.Context, name string, size int64) (engine.VolumeInfo, error)
+	DeleteVolume(ctx context.Context, name string) error
+	OpenVolume(ctx context.Context, name string) (Volume, error)
+	RollbackVolume(ctx context.Context, volume, snapshot string) (engine.VolumeInfo, error)
+
+	CreateSnapshot(ctx context.Context, spec engine.SnapshotSpec) (engine.SnapshotInfo, error)
+	Snapshot(name string) (engine.SnapshotInfo, error)
+	Snapshots(volume string) []engine.SnapshotInfo
+	SnapshotUsage(ctx context.Context, name string) (freedIfDeletedNow int64, err error)
+	DeleteSnapshot(ctx context.Context, name string) error
+}
+
+// Volume is an open volume.
+type Volume interface {
+	block.Device
+	Close(ctx context.Context) error
+}

@@ -1,0 +1,117 @@
+package rpc
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
+	pb "github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1"
+)
+
+// Each pair below turns one of the engine's types into its message and back; a test fills every field and compares, so that none is forgotten.
+
+func poolToWire(p engine.PoolInfo) *pb.Pool {
+	return &pb.Pool{
+		Name: p.Name, Id: p.ID, Member: p.Member, Device: p.Device, State: p.State, Reason: p.Reason,
+		Size: p.Size, Used: p.Used, Free: p.Free, Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes,
+		Volumes: int64(p.Volumes), Snapshots: int64(p.Snapshots), Jobs: int64(p.Jobs),
+	}
+}
+
+func poolFromWire(p *pb.Pool) engine.PoolInfo {
+	return engine.PoolInfo{
+		Name: p.GetName(), ID: p.GetId(), Member: p.GetMember(), Device: p.GetDevice(), State: p.GetState(), Reason: p.GetReason(),
+		Size: p.GetSize(), Used: p.GetUsed(), Free: p.GetFree(), Provisioned: p.GetProvisioned(), MetadataBytes: p.GetMetadataBytes(),
+		Volumes: int(p.GetVolumes()), Snapshots: int(p.GetSnapshots()), Jobs: int(p.GetJobs()),
+	}
+}
+
+func volumeToWire(v engine.VolumeInfo) *pb.Volume {
+	return &pb.Volume{
+		Name: v.Name, Id: v.ID, Size: v.Size, Mapped: v.Mapped, Owned: v.Owned, Written: v.Written, HasParent: v.HasParent,
+		FromSnapshot: v.FromSnapshot, FromVolume: v.FromVolume, Open: v.Open, CreatedAt: timeToWire(v.CreatedAt), Labels: v.Labels,
+		Counters: countersToWire(v.Counters),
+	}
+}
+
+func volumeFromWire(v *pb.Volume) engine.VolumeInfo {
+	return engine.VolumeInfo{
+		Name: v.GetName(), ID: v.GetId(), Size: v.GetSize(), Mapped: v.GetMapped(), Owned: v.GetOwned(), Written: v.GetWritten(),
+		HasParent: v.GetHasParent(), FromSnapshot: v.GetFromSnapshot(), FromVolume: v.GetFromVolume(), Open: v.GetOpen(),
+		CreatedAt: timeFromWire(v.GetCreatedAt()), Labels: v.GetLabels(), Counters: countersFromWire(v.GetCounters()),
+	}
+}
+
+func countersToWire(c *engine.Counters) *pb.Counters {
+	if c == nil {
+		return nil
+	}
+	return &pb.Counters{
+		Reads: c.Reads, ReadBytes: c.ReadBytes, Writes: c.Writes, WriteBytes: c.WriteBytes, Discards: c.Discards, Flushes: c.Flushes,
+		DataReads: c.DataReads, DataReadBytes: c.DataReadBytes, DataWrites: c.DataWrites, DataWriteBytes: c.DataWriteBytes,
+		FirstWrites: c.FirstWrites, FirstWriteBytes: c.FirstWriteBytes,
+	}
+}
+
+func countersFromWire(c *pb.Counters) *engine.Counters {
+	if c == nil {
+		return nil
+	}
+	return &engine.Counters{
+		Reads: c.GetReads(), ReadBytes: c.GetReadBytes(), Writes: c.GetWrites(), WriteBytes: c.GetWriteBytes(),
+		Discards: c.GetDiscards(), Flushes: c.GetFlushes(), DataReads: c.GetDataReads(), DataReadBytes: c.GetDataReadBytes(),
+		DataWrites: c.GetDataWrites(), DataWriteBytes: c.GetDataWriteBytes(),
+		FirstWrites: c.GetFirstWrites(), FirstWriteBytes: c.GetFirstWriteBytes(),
+	}
+}
+
+func snapshotToWire(s engine.SnapshotInfo) *pb.Snapshot {
+	return &pb.Snapshot{
+		Name: s.Name, Id: s.ID, Volume: s.Volume, VolumeId: s.VolumeID, Size: s.Size, Owned: s.Owned,
+		CreatedAt: timeToWire(s.CreatedAt), Labels: s.Labels,
+	}
+}
+
+func snapshotFromWire(s *pb.Snapshot) engine.SnapshotInfo {
+	return engine.SnapshotInfo{
+		Name: s.GetName(), ID: s.GetId(), Volume: s.GetVolume(), VolumeID: s.GetVolumeId(), Size: s.GetSize(), Owned: s.GetOwned(),
+		CreatedAt: timeFromWire(s.GetCreatedAt()), Labels: s.GetLabels(),
+	}
+}
+
+func checkToWire(r engine.CheckReport) *pb.CheckReport {
+	return &pb.CheckReport{
+		Problems: r.Problems, Volumes: int64(r.Volumes), Layers: int64(r.Layers), Runs: r.Runs, Blocks: r.Blocks, Hidden: r.Hidden,
+	}
+}
+
+func checkFromWire(r *pb.CheckReport) engine.CheckReport {
+	return engine.CheckReport{
+		Problems: r.GetProblems(), Volumes: int(r.GetVolumes()), Layers: int(r.GetLayers()),
+		Runs: r.GetRuns(), Blocks: r.GetBlocks(), Hidden: r.GetHidden(),
+	}
+}
+
+func attachmentToWire(a host.Attachment) *pb.Attachment {
+	return &pb.Attachment{Pool: a.Pool, Volume: a.Volume, Device: a.Device, ReadOnly: a.ReadOnly, Stalled: a.Stalled}
+}
+
+func attachmentFromWire(a *pb.Attachment) host.Attachment {
+	return host.Attachment{Pool: a.GetPool(), Volume: a.GetVolume(), Device: a.GetDevice(), ReadOnly: a.GetReadOnly(), Stalled: a.GetStalled()}
+}
+
+func timeToWire(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func timeFromWire(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}

@@ -1,0 +1,160 @@
+package rpc
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
+	pb "github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1"
+)
+
+// answer turns a result into its message unless there is an error.
+func answer[T, M any](v T, err error, toWire func(T) *M) (*M, error) {
+	if err != nil {
+		return nil, err
+	}
+	return toWire(v), nil
+}
+
+// send streams a list.
+func send[T, M any](stream grpc.ServerStreamingServer[M], list []T, err error, toWire func(T) *M) error {
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		if err := stream.Send(toWire(v)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Version implements the call.
+func (s *Server) Version(context.Context, *pb.VersionRequest) (*pb.VersionResponse, error) {
+	return &pb.VersionResponse{Version: s.version}, nil
+}
+
+// CreatePool implements the call.
+func (s *Server) CreatePool(ctx context.Context, r *pb.CreatePoolRequest) (*pb.Pool, error) {
+	p, err := s.host.CreatePool(ctx, engine.PoolSpec{Name: r.Name, Directory: r.Directory, Device: r.Device, Wipe: r.Wipe, Size: r.Size})
+	return answer(p, err, poolToWire)
+}
+
+// ListPools implements the call.
+func (s *Server) ListPools(_ *pb.ListPoolsRequest, stream grpc.ServerStreamingServer[pb.Pool]) error {
+	return send(stream, s.host.Pools(), nil, poolToWire)
+}
+
+// GetPool implements the call.
+func (s *Server) GetPool(_ context.Context, r *pb.GetPoolRequest) (*pb.Pool, error) {
+	p, err := s.host.Pool(r.Name)
+	return answer(p, err, poolToWire)
+}
+
+// OpenPool implements the call.
+func (s *Server) OpenPool(ctx context.Context, r *pb.OpenPoolRequest) (*pb.Pool, error) {
+	p, err := s.host.OpenPool(ctx, host.OpenSpec{Name: r.Name, Member: r.Member, AcceptLoss: r.AcceptLoss, ReadOnly: r.ReadOnly})
+	return answer(p, err, poolToWire)
+}
+
+// ClosePool implements the call.
+func (s *Server) ClosePool(ctx context.Context, r *pb.ClosePoolRequest) (*pb.ClosePoolResponse, error) {
+	return &pb.ClosePoolResponse{}, s.host.ClosePool(ctx, r.Name)
+}
+
+// CheckPool implements the call.
+func (s *Server) CheckPool(ctx context.Context, r *pb.CheckPoolRequest) (*pb.CheckReport, error) {
+	c, err := s.host.Check(ctx, r.Name)
+	return answer(c, err, checkToWire)
+}
+
+// CreateVolume implements the call.
+func (s *Server) CreateVolume(ctx context.Context, r *pb.CreateVolumeRequest) (*pb.Volume, error) {
+	v, err := s.host.CreateVolume(ctx, r.Pool, engine.VolumeSpec{
+		Name: r.Name, Size: r.Size, FromSnapshot: r.FromSnapshot, FromVolume: r.FromVolume, Labels: r.Labels,
+	})
+	return answer(v, err, volumeToWire)
+}
+
+// ListVolumes implements the call.
+func (s *Server) ListVolumes(r *pb.ListVolumesRequest, stream grpc.ServerStreamingServer[pb.Volume]) error {
+	l, err := s.host.Volumes(stream.Context(), r.Pool)
+	return send(stream, l, err, volumeToWire)
+}
+
+// GetVolume implements the call.
+func (s *Server) GetVolume(ctx context.Context, r *pb.GetVolumeRequest) (*pb.Volume, error) {
+	v, err := s.host.Volume(ctx, r.Pool, r.Name)
+	return answer(v, err, volumeToWire)
+}
+
+// GrowVolume implements the call.
+func (s *Server) GrowVolume(ctx context.Context, r *pb.GrowVolumeRequest) (*pb.Volume, error) {
+	v, err := s.host.GrowVolume(ctx, r.Pool, r.Name, r.Size)
+	return answer(v, err, volumeToWire)
+}
+
+// DeleteVolume implements the call.
+func (s *Server) DeleteVolume(ctx context.Context, r *pb.DeleteVolumeRequest) (*pb.DeleteVolumeResponse, error) {
+	return &pb.DeleteVolumeResponse{}, s.host.DeleteVolume(ctx, r.Pool, r.Name)
+}
+
+// SetVolumeLabels implements the call.
+func (s *Server) SetVolumeLabels(ctx context.Context, r *pb.SetVolumeLabelsRequest) (*pb.Volume, error) {
+	v, err := s.host.SetVolumeLabels(ctx, r.Pool, r.Name, r.Set)
+	return answer(v, err, volumeToWire)
+}
+
+// RollbackVolume implements the call.
+func (s *Server) RollbackVolume(ctx context.Context, r *pb.RollbackVolumeRequest) (*pb.Volume, error) {
+	v, err := s.host.RollbackVolume(ctx, r.Pool, r.Volume, r.Snapshot)
+	return answer(v, err, volumeToWire)
+}
+
+// AttachVolume implements the call.
+func (s *Server) AttachVolume(ctx context.Context, r *pb.AttachVolumeRequest) (*pb.Attachment, error) {
+	a, err := s.host.Attach(ctx, r.Pool, r.Volume, r.ReadOnly)
+	return answer(a, err, attachmentToWire)
+}
+
+// DetachVolume implements the call.
+func (s *Server) DetachVolume(ctx context.Context, r *pb.DetachVolumeRequest) (*pb.DetachVolumeResponse, error) {
+	return &pb.DetachVolumeResponse{}, s.host.Detach(ctx, r.Pool, r.Volume)
+}
+
+// ListAttachments implements the call.
+func (s *Server) ListAttachments(r *pb.ListAttachmentsRequest, stream grpc.ServerStreamingServer[pb.Attachment]) error {
+	return send(stream, s.host.Attachments(r.Pool), nil, attachmentToWire)
+}
+
+// CreateSnapshot implements the call.
+func (s *Server) CreateSnapshot(ctx context.Context, r *pb.CreateSnapshotRequest) (*pb.Snapshot, error) {
+	i, err := s.host.CreateSnapshot(ctx, r.Pool, engine.SnapshotSpec{Name: r.Name, Volume: r.Volume, Labels: r.Labels})
+	return answer(i, err, snapshotToWire)
+}
+
+// ListSnapshots implements the call.
+func (s *Server) ListSnapshots(r *pb.ListSnapshotsRequest, stream grpc.ServerStreamingServer[pb.Snapshot]) error {
+	l, err := s.host.Snapshots(stream.Context(), r.Pool, r.Volume)
+	return send(stream, l, err, snapshotToWire)
+}
+
+// GetSnapshot implements the call.
+func (s *Server) GetSnapshot(ctx context.Context, r *pb.GetSnapshotRequest) (*pb.GetSnapshotResponse, error) {
+	i, err := s.host.Snapshot(ctx, r.Pool, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.GetSnapshotResponse{Snapshot: snapshotToWire(i)}
+	if r.WithUsage {
+		resp.FreedIfDeletedNow, err = s.host.SnapshotUsage(ctx, r.Pool, r.Name)
+	}
+	return resp, err
+}
+
+// DeleteSnapshot implements the call.
+func (s *Server) DeleteSnapshot(ctx context.Context, r *pb.DeleteSnapshotRequest) (*pb.DeleteSnapshotResponse, error) {
+	return &pb.DeleteSnapshotResponse{}, s.host.DeleteSnapshot(ctx, r.Pool, r.Name)
+}

@@ -1,0 +1,130 @@
+package rpc
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
+	pb "github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1"
+)
+
+// Limits of the protocol.
+const (
+	MaxMessage     = 4 << 20         // bytes of one message, either way
+	DefaultTimeout = 2 * time.Minute // for calls that came without a deadline
+	LongTimeout    = 2 * time.Hour   // the same, for making, opening, closing and checking a pool
+	maxCalls       = 1024            // under way at once on one connection
+)
+
+// Host is what the server puts on the wire; package host has it.
+type Host interface {
+	CreatePool(ctx context.Context, spec engine.PoolSpec) (engine.PoolInfo, error)
+	Pools() []engine.PoolInfo
+	Pool(name string) (engine.PoolInfo, error)
+	OpenPool(ctx context.Context, spec host.OpenSpec) (engine.PoolInfo, error)
+	ClosePool(ctx context.Context, name string) error
+	Check(ctx context.Context, pool string) (engine.CheckReport, error)
+
+	CreateVolume(ctx context.Context, pool string, spec engine.VolumeSpec) (engine.VolumeInfo, error)
+	Volume(ctx context.Context, pool, name string) (engine.VolumeInfo, error)
+	Volumes(ctx context.Context, pool string) ([]engine.VolumeInfo, error)
+	GrowVolume(ctx context.Context, pool, name string, size int64) (engine.VolumeInfo, error)
+	DeleteVolume(ctx context.Context, pool, name string) error
+	SetVolumeLabels(ctx context.Context, pool, name string, set map[string]string) (engine.VolumeInfo, error)
+	RollbackVolume(ctx context.Context, pool, volume, snapshot string) (engine.VolumeInfo, error)
+
+	Attach(ctx context.Context, pool, volume string, readOnly bool) (host.Attachment, error)
+	Detach(ctx context.Context, pool, volume string) error
+	Attachments(pool string) []host.Attachment
+
+	CreateSnapshot(ctx context.Context, pool string, spec engine.SnapshotSpec) (engine.SnapshotInfo, error)
+	Snapshot(ctx context.Context, pool, name string) (engine.SnapshotInfo, error)
+	Snapshots(ctx context.Context, pool, volume string) ([]engine.SnapshotInfo, error)
+	SnapshotUsage(ctx context.Context, pool, name string) (freedIfDeletedNow int64, err error)
+	DeleteSnapshot(ctx context.Context, pool, name string) error
+}
+
+var _ Host = (*host.Host)(nil)
+
+// Server answers calls for a Host.
+type Server struct {
+	pb.UnimplementedEngineServer
+	host    Host
+	version string
+	grpc    *grpc.Server
+}
+
+// NewServer makes a server; version is what it says of itself.
+func NewServer(h Host, version string) *Server {
+	s := &Server{host: h, version: version}
+	s.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.MaxConcurrentStreams(maxCalls),
+		grpc.UnaryInterceptor(unary),
+		grpc.StreamInterceptor(stream),
+	)
+	pb.RegisterEngineServer(s.grpc, s)
+	return s
+}
+
+// Serve answers until Stop, which makes it return nil.
+func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+
+// Stop takes no new calls and waits for those under way; when ctx ends first, it cuts them off.
+func (s *Server) Stop(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+}
+
+// timeouts are the calls that may take longer than DefaultTimeout when nobody says otherwise.
+var timeouts = map[string]time.Duration{
+	pb.Engine_CreatePool_FullMethodName: LongTimeout,
+	pb.Engine_OpenPool_FullMethodName:   LongTimeout,
+	pb.Engine_ClosePool_FullMethodName:  LongTimeout,
+	pb.Engine_CheckPool_FullMethodName:  LongTimeout,
+}
+
+func bounded(ctx context.Context, method string) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	d, ok := timeouts[method]
+	if !ok {
+		d = DefaultTimeout
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+func unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	ctx, cancel := bounded(ctx, info.FullMethod)
+	defer cancel()
+	resp, err := handle(ctx, req)
+	return resp, toStatus(err)
+}
+
+type boundedStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s boundedStream) Context() context.Context { return s.ctx }
+
+func stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	ctx, cancel := bounded(ss.Context(), info.FullMethod)
+	defer cancel()
+	return toStatus(handle(srv, boundedStream{ss, ctx}))
+}
