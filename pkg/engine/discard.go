@@ -24,7 +24,7 @@ func (v *Volume) zero(verb string, off, length int64) error {
 	for length > 0 {
 		next, err := v.nextMapped(off, off+length)
 		if err != nil {
-			return fmt.Errorf("%s volume %q at %d: %w", verb, v.entry.rec.Name, off, err)
+			return fmt.Errorf("%s volume %q at %d: %w", verb, v.name, off, err)
 		}
 		if length -= next - off; length == 0 {
 			return nil
@@ -33,7 +33,7 @@ func (v *Volume) zero(verb string, off, length int64) error {
 		page, at := uint32(off/pageBytes), int(off%pageBytes)
 		n := int(min(length, int64(pageBytes-at)))
 		if err := v.zeroInPage(page, at, n); err != nil {
-			return fmt.Errorf("%s volume %q at %d: %w", verb, v.entry.rec.Name, off, err)
+			return fmt.Errorf("%s volume %q at %d: %w", verb, v.name, off, err)
 		}
 		off, length = off+int64(n), length-int64(n)
 	}

@@ -10,7 +10,9 @@ import (
 
 type testObserver struct{ t *testing.T }
 
-func (o testObserver) Event(pool, message string, kv ...any) { o.t.Logf("event: %s: %s %v", pool, message, kv) }
+func (o testObserver) Event(pool, message string, kv ...any) {
+	o.t.Logf("event: %s: %s %v", pool, message, kv)
+}
 
 func testOptions(t *testing.T) Options {
 	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, MapCache: 1, Observer: testObserver{t}}
@@ -79,7 +81,9 @@ func (tp *testPool) kill() error {
 	close(p.stop)
 	p.wg.Wait()
 	p.store.close()
-	return errors.Join(p.store.db.Close(), p.meta.Close(), p.pages.close(), p.ring.Close(), p.member.Close())
+	err := p.store.db.Close()
+	p.meta.Close()
+	return errors.Join(err, p.pages.close(), p.ring.Close(), p.member.Close())
 }
 
 func (tp *testPool) reopen() {
@@ -121,4 +125,3 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
-

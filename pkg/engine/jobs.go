@@ -61,11 +61,13 @@ func (p *Pool) runJob(id uint64, job format.Job) error {
 	if job.Kind == format.JobFree {
 		p.catalogue.mu.RLock()
 		l := p.catalogue.layers[job.Layer]
+		if l != nil {
+			gens = l.rec.Gens
+		}
 		p.catalogue.mu.RUnlock()
 		if l == nil {
 			return fmt.Errorf("%w: layer %d to be freed is not there", ErrCorrupt, job.Layer)
 		}
-		gens = l.rec.Gens
 	}
 	for _, gen := range gens {
 		for next := uint32(0); ; {

@@ -112,7 +112,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	}()
 	meta := metafs.New(o.fs, metafs.Config{OnFatal: p.fail})
 	p.meta = meta
-	undo = append(undo, meta.Close)
+	undo = append(undo, func() error { meta.Close(); return nil })
 	po := metafs.Options(meta, pebbleCache)
 	po.ReadOnly = o.ReadOnly
 	po.ErrorIfNotExists = !fresh

@@ -135,7 +135,9 @@ func (p *Pool) Close(ctx context.Context) error {
 	}
 	p.epochs.Wait()
 	p.store.close()
-	errs = errors.Join(errs, p.store.db.Close(), p.meta.Close(), p.pages.close())
+	errs = errors.Join(errs, p.store.db.Close())
+	p.meta.Close()
+	errs = errors.Join(errs, p.pages.close())
 	if p.ring != nil {
 		if clean && errs == nil {
 			errs = p.ring.Remove()

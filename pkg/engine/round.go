@@ -139,7 +139,7 @@ func (c *roundCommit) compose(b *batch) (more bool, err error) {
 		c.volumes[pp.v.entry] = struct{}{}
 		pp.v.entry.stored += pp.mapped
 		if err := c.page(b, pp); err != nil {
-			return false, fmt.Errorf("volume %q page %d: %w", pp.v.entry.rec.Name, pp.page, err)
+			return false, fmt.Errorf("volume %q page %d: %w", pp.v.name, pp.page, err)
 		}
 	}
 	for _, x := range c.sealed.abandoned {

@@ -19,6 +19,7 @@ const pageBytes = PageBlocks * BlockSize
 type Volume struct {
 	pool    *Pool
 	entry   *volume
+	name    string
 	mapping mapping
 	gate    gate
 	size    atomic.Int64
@@ -50,7 +51,7 @@ func (v *Volume) Size() int64 { return v.size.Load() }
 func (v *Volume) SectorSize() int { return sectorSize }
 
 // Name is the volume's name.
-func (v *Volume) Name() string { return v.entry.rec.Name }
+func (v *Volume) Name() string { return v.name }
 
 // Info tells about the volume, its counters included.
 func (v *Volume) Info() VolumeInfo { return v.pool.volumeInfo(v.entry) }
@@ -72,7 +73,7 @@ func (v *Volume) check(off, length int64) error {
 		return ErrClosed
 	}
 	if err := block.CheckRange(off, length, v.Size(), sectorSize); err != nil {
-		return fmt.Errorf("volume %q, %d bytes at %d: %w", v.entry.rec.Name, length, off, err)
+		return fmt.Errorf("volume %q, %d bytes at %d: %w", v.name, length, off, err)
 	}
 	return nil
 }
@@ -85,7 +86,7 @@ func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
 	v.count.reads.Add(1)
 	v.count.readBytes.Add(uint64(len(p)))
 	if err := readMapped(v.pool, &v.mapping, &v.count, p, off); err != nil {
-		return 0, fmt.Errorf("read volume %q at %d: %w", v.entry.rec.Name, off, err)
+		return 0, fmt.Errorf("read volume %q at %d: %w", v.name, off, err)
 	}
 	return len(p), nil
 }

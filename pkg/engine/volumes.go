@@ -277,7 +277,7 @@ func (p *Pool) OpenVolume(ctx context.Context, name string) (*Volume, error) {
 	if v.open != nil {
 		return nil, fmt.Errorf("volume %q: %w: it is open already", name, ErrInUse)
 	}
-	open := &Volume{pool: p, entry: v}
+	open := &Volume{pool: p, entry: v, name: name}
 	open.mapping.id = p.nextMap.Add(1)
 	open.mapping.lineage.Store(p.catalogue.lineageOf(p.catalogue.layers[v.rec.Layer]))
 	open.size.Store(int64(v.rec.Size))
@@ -305,7 +305,7 @@ func (p *Pool) closeVolume(ctx context.Context, v *Volume) error {
 	defer p.catalogue.mu.Unlock()
 	v.entry.open = nil
 	if err != nil {
-		return fmt.Errorf("close volume %q: %w", v.entry.rec.Name, err)
+		return fmt.Errorf("close volume %q: %w", v.name, err)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 		page, at := uint32((off+int64(done))/pageBytes), int((off+int64(done))%pageBytes)
 		n := min(len(p)-done, pageBytes-at)
 		if err := v.again(func() error { return v.writePart(page, at, p[done:done+n]) }); err != nil {
-			return 0, fmt.Errorf("write volume %q at %d: %w", v.entry.rec.Name, off+int64(done), err)
+			return 0, fmt.Errorf("write volume %q at %d: %w", v.name, off+int64(done), err)
 		}
 		done += n
 	}
