@@ -161,7 +161,7 @@ func (a *Attacher) List(ctx context.Context) ([]attach.Info, error) {
 			return nil, err
 		}
 		if t == nil {
-			if live, err := a.prune(ctx, r.ID); err != nil {
+			if live, err := a.prune(ctx, r.ID); err != nil && !errors.Is(err, attach.ErrInUse) {
 				return nil, err
 			} else if !live {
 				continue
@@ -184,9 +184,10 @@ func (a *Attacher) info(id string, r record, serving bool) attach.Info {
 	return i
 }
 
-// prune deletes the keeper's record of id if its connection is dead; live tells whether there is one that is not.
+// prune removes what is left of id if its connection is dead: the loop device, then the keeper's record. live tells whether there is one that is not dead.
+// ErrInUse while somebody still has the dead device open.
 func (a *Attacher) prune(ctx context.Context, id string) (live bool, err error) {
-	_, files, err := a.keeper.Get(ctx, id)
+	r, files, err := a.keeper.Get(ctx, id)
 	if errors.Is(err, keeper.ErrNotFound) {
 		return false, nil
 	}
@@ -196,6 +197,13 @@ func (a *Attacher) prune(ctx context.Context, id string) (live bool, err error) 
 	defer closeFiles(files)
 	if alive(files[0]) {
 		return true, nil
+	}
+	rec, err := decodeRecord(r.Data)
+	if err != nil {
+		return false, fmt.Errorf("attachment %q: %w", id, err)
+	}
+	if err := a.loops.clear(ctx, rec); err != nil {
+		return false, fmt.Errorf("attachment %q was aborted: %w", id, err)
 	}
 	if err := a.keeper.Delete(ctx, id); err != nil && !errors.Is(err, keeper.ErrNotFound) {
 		return false, err

@@ -27,6 +27,7 @@ type attachment struct {
 
 	mu       sync.Mutex
 	finished bool
+	detached bool
 	ours     bool // being detached: the kernel closing the file is no surprise
 	err      error
 }
@@ -157,10 +158,13 @@ func (t *attachment) Detach(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if t.isDetached() {
+		return nil
+	}
 	if now, err := t.a.lookup(t.id); err != nil {
 		return err
 	} else if now != t {
-		return nil // detached before
+		return fmt.Errorf("detach attachment %q: %w: it is another's by now", t.id, attach.ErrGone)
 	}
 	t.setOurs(true)
 	if err := t.a.loops.clear(ctx, t.rec); err != nil {
@@ -172,7 +176,19 @@ func (t *attachment) Detach(ctx context.Context) error {
 			return err
 		}
 	}
-	return t.leave(ctx)
+	if err := t.leave(ctx); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.detached = true
+	return nil
+}
+
+func (t *attachment) isDetached() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.detached
 }
 
 // leave stops serving and closes this process's descriptors.

@@ -52,7 +52,7 @@ func (a *Attacher) vacant(ctx context.Context, id string) error {
 		if alive(t.fuse) {
 			return fmt.Errorf("attachment %q: %w", id, attach.ErrExists)
 		}
-		if err := t.leave(ctx); err != nil {
+		if err := errors.Join(a.loops.clear(ctx, t.rec), t.leave(ctx)); err != nil {
 			return err
 		}
 	}
@@ -92,7 +92,8 @@ func (a *Attacher) serveNew(ctx context.Context, id string, dev block.Device, o 
 	return t, nil
 }
 
-// introduce waits for INIT and finds out what the file is.
+// introduce waits for INIT and finds out what the file is. The calls that ask our own server something need no deadline: it has nothing else to do yet,
+// and when it ends the kernel fails them.
 func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) error {
 	select {
 	case <-t.server.ready:
@@ -107,16 +108,14 @@ func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) 
 	if t.a.keeper != nil && t.server.proto.Caps&capResend == 0 {
 		return noResend
 	}
-	return t.unlessStuck(ctx, func() error {
-		pin, err := m.pin(t.server.name)
-		if err != nil {
-			return err
-		}
-		t.pin = pin
-		id, err := identify(pin)
-		t.rec = record{File: id, Name: t.server.name, Loop: noLoop, ReadOnly: o.ReadOnly, Sector: o.SectorSize, Protocol: t.server.proto, Meta: o.Meta}
+	pin, err := m.pin(t.server.name)
+	if err != nil {
 		return err
-	})
+	}
+	t.pin = pin
+	id, err := identify(pin)
+	t.rec = record{File: id, Name: t.server.name, Loop: noLoop, ReadOnly: o.ReadOnly, Sector: o.SectorSize, Protocol: t.server.proto, Meta: o.Meta}
+	return err
 }
 
 // show stores the attachment with the keeper and puts a loop device before the file. fresh: the record is new.
@@ -133,24 +132,22 @@ func (t *attachment) show(ctx context.Context, fresh bool) error {
 			return err
 		}
 	}
-	return t.unlessStuck(ctx, func() error {
-		file, err := reopen(t.pin, t.rec.ReadOnly)
-		if err != nil {
-			return err
-		}
-		n, err := t.a.loops.configure(file, t.rec.Name, t.rec.Sector, t.rec.ReadOnly)
-		if cerr := file.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return err
-		}
-		t.rec.Loop = n
-		if err := t.a.loops.check(n); err != nil {
-			return err
-		}
-		return t.updateRecord(ctx)
-	})
+	file, err := reopen(t.pin, t.rec.ReadOnly)
+	if err != nil {
+		return err
+	}
+	n, err := t.a.loops.configure(file, t.rec.Name, t.rec.Sector, t.rec.ReadOnly)
+	if cerr := file.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	t.rec.Loop = n
+	if err := t.a.loops.check(n, t.rec.ReadOnly); err != nil {
+		return err
+	}
+	return t.updateRecord(ctx)
 }
 
 func (t *attachment) updateRecord(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package fuseloop
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -11,7 +12,7 @@ const (
 	bufferHead = 4096               // the first page: headers end where it ends
 	bufferLen  = bufferHead + maxIO // the payload begins on a page
 	inStart    = bufferHead - inHeaderLen - writeInLen
-	// smallIO is what an idle buffer may keep in memory without being counted.
+	// smallIO is the largest payload that is copied out of the landing buffer, and what an idle buffer may keep in memory without being counted.
 	smallIO = 64 << 10
 	// spareBuffers are kept mapped when no reader uses them.
 	spareBuffers = 64
@@ -22,12 +23,43 @@ const (
 type buffer struct {
 	mem     []byte
 	touched int64 // payload bytes that may be in memory
-	kept    int64 // how many of them pool.kept counts
+	kept    int64 // how many of them memory.kept counts
+}
+
+// land makes the whole buffer resident, as one that requests are read into must be. SIGKILL makes every page fault of the process fail, and where the
+// kernel cannot copy a request into a buffer it fails that request with EIO: a device that must survive the death of its server would not.
+func (b *buffer) land() error {
+	if b.touched == maxIO {
+		return nil
+	}
+	if err := unix.Madvise(b.mem, unix.MADV_POPULATE_WRITE); err != nil {
+		if !errors.Is(err, unix.EINVAL) { // before kernel 5.14
+			return fmt.Errorf("get memory for requests: %w", err)
+		}
+		for i := 0; i < len(b.mem); i += 4096 {
+			b.mem[i] = 0
+		}
+	}
+	b.touched = maxIO
+	return nil
+}
+
+// shrink gives the payload's pages back.
+func (b *buffer) shrink() {
+	const dontNeedLocked = 24 // MADV_DONTNEED_LOCKED, kernel 5.18: the process may have locked its memory
+	err := unix.Madvise(b.mem[bufferHead:], dontNeedLocked)
+	if err != nil {
+		err = unix.Madvise(b.mem[bufferHead:], unix.MADV_DONTNEED)
+	}
+	if err == nil {
+		b.touched = 0
+	}
 }
 
 // memory owns the buffers of an attacher and bounds their bytes. A request is admitted before it is carried out: when the limit is reached, the reader
-// that holds it waits, and with it the attachment's other requests. Two rules keep one stuck device from stopping the others: an attachment uses at
-// most a quarter, and one that has nothing under way is always admitted. So the bound is limit + maxIO for each attachment.
+// that holds it waits, and with it the attachment's later requests. Two rules keep one stuck device from stopping the others: an attachment uses at
+// most a quarter, and one that has nothing under way is always admitted. With the landing buffers, the bound is limit + 2 × maxIO for each attachment,
+// of which an idle one uses half.
 type memory struct {
 	limit int64
 
@@ -79,10 +111,9 @@ func (m *memory) put(b *buffer) {
 }
 
 // admit waits until n bytes of payload may be under way.
-func (m *memory) admit(a *account, b *buffer, n int64) {
+func (m *memory) admit(a *account, n int64) {
 	m.mu.Lock()
-	m.kept -= b.kept
-	b.kept = 0
+	defer m.mu.Unlock()
 	for a.used > 0 && (m.used+n > m.limit || a.used+n > m.limit/4) {
 		m.waiting++
 		m.freed.Wait()
@@ -90,27 +121,43 @@ func (m *memory) admit(a *account, b *buffer, n int64) {
 	}
 	m.used += n
 	a.used += n
-	m.mu.Unlock()
-	b.touched = max(b.touched, n)
 }
 
-// release ends what admit began. Large buffers give their pages back unless few are kept.
-func (m *memory) release(a *account, b *buffer, n int64) {
+// settle ends what admit began.
+func (m *memory) settle(a *account, n int64) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.used -= n
 	a.used -= n
 	if m.waiting > 0 {
 		m.freed.Broadcast()
 	}
-	drop := false
-	if b.touched > smallIO {
-		if drop = m.kept+b.touched > m.limit/4; !drop {
-			b.kept = b.touched
-			m.kept += b.kept
-		}
+}
+
+// use ends what idle began.
+func (m *memory) use(b *buffer) {
+	if b.kept == 0 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kept -= b.kept
+	b.kept = 0
+}
+
+// idle decides whether a buffer that waits for its next request stays in memory.
+func (m *memory) idle(b *buffer) {
+	if b.touched <= smallIO {
+		return
+	}
+	m.mu.Lock()
+	keep := m.kept+b.touched <= m.limit/4
+	if keep {
+		b.kept = b.touched
+		m.kept += b.kept
 	}
 	m.mu.Unlock()
-	if drop && unix.Madvise(b.mem[bufferHead:], unix.MADV_DONTNEED) == nil {
-		b.touched = 0
+	if !keep {
+		b.shrink()
 	}
 }

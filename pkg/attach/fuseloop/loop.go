@@ -150,9 +150,13 @@ func (l loops) configure(file *os.File, name string, sector int, readOnly bool) 
 }
 
 // check makes sure that the device keeps its promises: without "write back" the kernel sends no flush.
-func (l loops) check(n int) error {
+func (l loops) check(n int, readOnly bool) error {
 	var bad []string
-	for _, c := range []struct{ file, want string }{{"loop/dio", "1"}, {"queue/write_cache", "write back"}, {"queue/discard_max_bytes", ""}} {
+	checks := []struct{ file, want string }{{"loop/dio", "1"}}
+	if !readOnly {
+		checks = append(checks, struct{ file, want string }{"queue/write_cache", "write back"}, struct{ file, want string }{"queue/discard_max_bytes", ""})
+	}
+	for _, c := range checks {
 		b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/%s", n, c.file))
 		if err != nil {
 			return fmt.Errorf("check loop%d: %w", n, err)

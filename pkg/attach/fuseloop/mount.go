@@ -101,7 +101,14 @@ func identify(f *os.File) (identity, error) {
 // refresh makes the kernel ask the server for the file's size. Attributes are kept for good otherwise, see attrTime.
 func refresh(pin *os.File) error {
 	var st unix.Statx_t
-	if err := unix.Statx(int(pin.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_SIZE, &st); err != nil {
+	raw, err := pin.SyscallConn()
+	if err == nil { // Control: it may be closed meanwhile, when the caller has stopped waiting
+		cerr := raw.Control(func(fd uintptr) {
+			err = unix.Statx(int(fd), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_SIZE, &st)
+		})
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
 		return fmt.Errorf("ask for the new size of %s: %w", pin.Name(), err)
 	}
 	return nil

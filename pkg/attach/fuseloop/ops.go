@@ -11,14 +11,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
-// handle carries out the request in b and answers it.
-func (s *server) handle(b *buffer, n int) {
-	in := b.mem[inStart : inStart+n]
-	r, err := parseRequest(in)
-	if err != nil {
-		s.fail(err) // nothing to address an answer to
-		return
-	}
+// handle carries out a request and answers it. b holds a write's payload, and takes the answer.
+func (s *server) handle(b *buffer, r request) {
 	switch r.opcode {
 	case opRead, opWrite, opFallocate:
 		s.io(b, r)
@@ -41,12 +35,6 @@ func (s *server) io(b *buffer, r request) {
 		s.reply(b, r.unique, unix.EIO, 0)
 		return
 	}
-	charge := t.length
-	if r.opcode == opFallocate {
-		charge = 0
-	}
-	s.mem.admit(&s.share, b, charge)
-	defer s.mem.release(&s.share, b, charge)
 	data := b.mem[bufferHead:]
 	switch {
 	case r.opcode == opRead:

@@ -123,6 +123,18 @@ func (r request) parseTransfer() (t transfer, ok bool) {
 	return t, t.off >= 0 && t.length >= 0
 }
 
+// charge is how many bytes of payload the request takes, to read or to write.
+func (r request) charge() int64 {
+	if r.opcode != opRead && r.opcode != opWrite {
+		return 0
+	}
+	t, ok := r.parseTransfer()
+	if !ok {
+		return 0 // refused without touching anything
+	}
+	return t.length
+}
+
 // protocol is what INIT agreed on.
 type protocol struct {
 	Minor uint32 `json:"minor"`

@@ -14,14 +14,15 @@ import (
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
-// idleReaders may wait for requests; one more that finishes leaves.
-const idleReaders = 8
+// maxFollowers may wait for their turn to read; one more that finishes leaves.
+const maxFollowers = 8
 
-// server answers the requests of one mount. Readers are goroutines blocked in read(2) of one shared descriptor; each carries out what it read, itself, so
-// that a request costs no switch of goroutines. A reader that leaves nobody waiting starts another, up to the limit.
+// server answers the requests of one mount. Its readers take turns: one, the leader, is blocked in read(2) with the landing buffer; when a request has
+// come it passes the turn on and carries the request out itself. A leader that nobody follows starts another reader, up to the limit.
 //
-// The descriptor is not cloned for each reader: requests that were read through a clone fail as soon as the dead process's clone is closed, unless the
-// keeper has every one of them.
+// Why one at a time: the landing buffer must be resident (see buffer.land), and takes 1 MiB whatever comes. Payloads of up to smallIO are copied out of it;
+// for larger ones the leader swaps it for its own buffer. Why one descriptor, not a clone of it for each reader: requests that were read through a
+// clone fail as soon as the dead process's clone is closed, unless the keeper had every one of them.
 type server struct {
 	fuse  *os.File
 	dev   block.Device
@@ -31,15 +32,18 @@ type server struct {
 	ro    bool
 	limit int32 // of readers
 
-	idle     atomic.Int32
-	readers  atomic.Int32
-	stopping atomic.Bool
-	ended    chan struct{} // closed when the last reader left
+	followers atomic.Int32
+	readers   atomic.Int32
+	stopping  atomic.Bool
+	ended     chan struct{} // closed when the last reader left
 
 	ready    chan struct{} // closed when INIT was answered
 	initOnce sync.Once
 	proto    protocol // valid once ready is closed
 	initErr  error
+
+	lead    sync.Mutex // held while reading
+	landing *buffer
 
 	released func() // called when the kernel closed the file
 	mu       sync.Mutex
@@ -52,7 +56,7 @@ func newServer(fuse *os.File, dev block.Device, mem *memory, name string, ro boo
 }
 
 // start serves a new mount: INIT comes first.
-func (s *server) start() error { return s.spawn() }
+func (s *server) start() error { return s.begin() }
 
 // resume serves a mount that a dead process served: everything it had read and not answered is asked for again, before anything new is read.
 func (s *server) resume(p protocol) error {
@@ -62,6 +66,19 @@ func (s *server) resume(p protocol) error {
 		if _, err := unix.Write(int(s.fuse.Fd()), notification(notifyResend, nil)); err != nil {
 			return fmt.Errorf("ask for the dead process's requests again: %w", err)
 		}
+	}
+	return s.begin()
+}
+
+// begin gets the landing buffer and the first reader.
+func (s *server) begin() error {
+	b, err := s.mem.get()
+	if err != nil {
+		return err
+	}
+	s.landing = b
+	if err := b.land(); err != nil {
+		return err
 	}
 	return s.spawn()
 }
@@ -102,8 +119,13 @@ func (s *server) abandoned(ctx context.Context) error {
 func (s *server) poke() {
 	body := make([]byte, 32)            // notify_unique, nodeid, offset, size
 	order.PutUint64(body[8:], fileNode) // kernels refuse to answer for a folder
-	// It fails only where the connection is gone, and then the readers know.
-	_, _ = unix.Write(int(s.fuse.Fd()), notification(notifyRetrieve, body))
+	raw, err := s.fuse.SyscallConn()
+	if err != nil {
+		return // closed: there are no readers
+	}
+	// Control keeps the descriptor's number from being closed, and used for something else, meanwhile. The write fails only where the connection is
+	// gone, and then the readers know.
+	_ = raw.Control(func(fd uintptr) { _, _ = unix.Write(int(fd), notification(notifyRetrieve, body)) })
 }
 
 func (s *server) fail(err error) {
@@ -121,32 +143,66 @@ func (s *server) failure() error {
 }
 
 func (s *server) read(b *buffer) {
-	fd := int(s.fuse.Fd())
-	for !s.stopping.Load() && s.idle.Load() < idleReaders {
-		s.idle.Add(1)
-		n, err := unix.Read(fd, b.mem[inStart:])
-		left := s.idle.Add(-1)
-		if err != nil {
-			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOENT) {
-				continue // ENOENT: the request was withdrawn while it was read
-			}
-			s.fail(fmt.Errorf("read request: %w (%w)", attach.ErrGone, err)) // ENODEV: aborted, or unmounted for good
-			s.stopping.Store(true)
+	for s.followers.Load() < maxFollowers {
+		s.followers.Add(1)
+		s.lead.Lock()
+		s.followers.Add(-1)
+		if s.stopping.Load() {
+			s.lead.Unlock()
 			break
 		}
-		if left == 0 && s.readers.Load() < s.limit && !s.stopping.Load() {
-			if err := s.spawn(); err != nil {
-				s.fail(err) // go on with the readers there are
-			}
-		}
-		s.handle(b, n)
+		b = s.next(b)
 	}
 	s.mem.put(b)
 	if s.readers.Add(-1) == 0 {
+		s.mem.put(s.landing)
 		close(s.ended)
-		return
 	}
-	if s.stopping.Load() {
-		s.poke()
+}
+
+// next reads a request, passes the turn on, and carries the request out. own is the reader's buffer; it returns the one it has then.
+func (s *server) next(own *buffer) *buffer {
+	n, err := unix.Read(int(s.fuse.Fd()), s.landing.mem[inStart:])
+	if err != nil {
+		defer s.lead.Unlock()
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOENT) { // ENOENT: the request was withdrawn meanwhile
+			s.fail(fmt.Errorf("read request: %w (%w)", attach.ErrGone, err)) // ENODEV: aborted, or nobody has the file any more
+			s.stopping.Store(true)
+		}
+		return own
 	}
+	in := s.landing.mem[inStart : inStart+n]
+	r, err := parseRequest(in)
+	if err != nil {
+		defer s.lead.Unlock()
+		s.fail(err) // nothing to address an answer to
+		return own
+	}
+	charge := r.charge()
+	// Waiting here, with the turn, is what holds the attachment's later requests back.
+	s.mem.admit(&s.share, charge)
+	s.mem.use(own)
+	if n <= inHeaderLen+writeInLen+smallIO {
+		r.body = own.mem[inStart+inHeaderLen : inStart+n]
+		copy(own.mem[inStart:], in)
+	} else if err := own.land(); err == nil {
+		s.landing, own = own, s.landing
+	} else {
+		defer s.lead.Unlock() // no memory for another landing buffer: carry it out before reading on
+		s.fail(err)
+		s.handle(s.landing, r)
+		s.mem.settle(&s.share, charge)
+		return own
+	}
+	if s.followers.Load() == 0 && s.readers.Load() < s.limit {
+		if err := s.spawn(); err != nil {
+			s.fail(err) // go on with the readers there are
+		}
+	}
+	s.lead.Unlock()
+	own.touched = max(own.touched, charge)
+	s.handle(own, r)
+	s.mem.settle(&s.share, charge)
+	s.mem.idle(own)
+	return own
 }
