@@ -1,0 +1,78 @@
+package local
+
+import (
+	"strconv"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/volume"
+)
+
+// The labels that objects have in the engine. They are part of what is stored: never rename one.
+const (
+	labelName      = "name"      // the name it was asked for under
+	labelRequested = "requested" // volume.Sizing.Requested, in decimal bytes
+	labelFSType    = "fsType"    // absent for raw block
+	labelPool      = "param.pool"
+	labelMode      = "param.mode"
+	labelFormat    = "format" // volume.FormatState; absent for FormatNone
+)
+
+func volumeLabels(r volume.CreateRequest, s volume.Sizing) map[string]string {
+	p := r.Parameters.Normal()
+	labels := requestedLabel(s)
+	labels[labelName], labels[labelMode] = r.Name, string(p.Mode)
+	setUnlessEmpty(labels, labelFSType, r.FSType)
+	setUnlessEmpty(labels, labelPool, p.Pool)
+	return labels
+}
+
+func snapshotLabels(r volume.SnapshotRequest, source volume.Volume) map[string]string {
+	labels := requestedLabel(source.Sizing)
+	labels[labelName] = r.Name
+	setUnlessEmpty(labels, labelFSType, source.FSType)
+	return labels
+}
+
+func requestedLabel(s volume.Sizing) map[string]string {
+	return map[string]string{labelRequested: strconv.FormatInt(s.Requested, 10)}
+}
+
+func setUnlessEmpty(labels map[string]string, key, value string) {
+	if value != "" {
+		labels[key] = value
+	}
+}
+
+func (s *Service) toVolume(pool string, info engine.VolumeInfo, attached bool) volume.Volume {
+	fs := info.Labels[labelFSType]
+	v := volume.Volume{
+		Name: info.Labels[labelName], Sizing: sizing(info.Size, info.Labels, fs), FSType: fs,
+		Parameters: volume.Parameters{Pool: info.Labels[labelPool], Mode: volume.Mode(info.Labels[labelMode])}.Normal(),
+		Node:       s.cfg.Node, Pool: pool, CreatedAt: info.CreatedAt, Format: volume.FormatState(info.Labels[labelFormat]),
+		Written: info.Written, HasParent: info.HasParent, Attached: attached, Mapped: info.Mapped,
+	}
+	// Names that are no handles are those of sources that were not made here; the zero ID stands for them.
+	v.ID, _ = volume.ParseVolumeID(info.Name)
+	v.Source.Snapshot, _ = volume.ParseSnapshotID(info.FromSnapshot)
+	v.Source.Volume, _ = volume.ParseVolumeID(info.FromVolume)
+	return v
+}
+
+func (s *Service) toSnapshot(pool string, info engine.SnapshotInfo) volume.Snapshot {
+	fs := info.Labels[labelFSType]
+	snap := volume.Snapshot{
+		Name: info.Labels[labelName], Sizing: sizing(info.Size, info.Labels, fs), FSType: fs, Node: s.cfg.Node, Pool: pool, CreatedAt: info.CreatedAt,
+	}
+	snap.ID, _ = volume.ParseSnapshotID(info.Name)
+	snap.Source, _ = volume.ParseVolumeID(info.Volume)
+	return snap
+}
+
+// sizing trusts the engine for the size. A label that is missing, or ahead of the size because a growth was not finished, gives way to it.
+func sizing(size int64, labels map[string]string, fsType string) volume.Sizing {
+	requested, err := strconv.ParseInt(labels[labelRequested], 10, 64)
+	if err != nil || requested <= 0 || volume.Round(requested, fsType) > size {
+		requested = size
+	}
+	return volume.Sizing{Size: size, Requested: requested}
+}
