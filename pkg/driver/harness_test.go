@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
-	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 
 	"github.com/rowan-csi/rowan/pkg/driver"
 	"github.com/rowan-csi/rowan/pkg/driver/mount/mounttest"
@@ -58,7 +58,7 @@ func serve(t *testing.T, service volume.Service, machine driver.Mounter) string 
 		t.Fatal(err)
 	}
 	service = volume.Open(service)
-	server := driver.NewServer(klog.Background(), driver.Services{
+	server := driver.NewServer(ktesting.NewLogger(t, ktesting.NewConfig()), driver.Services{
 		Identity:   driver.NewIdentity("1.2.3", true, service.Health),
 		Controller: driver.NewController(service),
 		Node:       driver.NewNode(service, machine, 0),

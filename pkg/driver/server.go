@@ -24,7 +24,7 @@ type Services struct {
 
 // NewServer makes a gRPC server of the services. Calls are logged to logger.
 func NewServer(logger klog.Logger, s Services) *grpc.Server {
-	server := grpc.NewServer(grpc.ChainUnaryInterceptor(logCalls(logger), withCodes))
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(withCodes, logCalls(logger)))
 	csi.RegisterIdentityServer(server, s.Identity)
 	if s.Controller != nil {
 		csi.RegisterControllerServer(server, s.Controller)

@@ -211,14 +211,18 @@ func (s *Node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolume
 	if err == nil {
 		err = s.detach(ctx, id)
 	}
-	if err != nil && !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, volume.ErrMalformedID) && !errors.Is(err, volume.ErrNotAttached) {
+	if err != nil && !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, volume.ErrMalformedID) {
 		return nil, fmt.Errorf("unstage volume %s: %w", id, err)
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
+// detach takes the device away once nothing shows it any more. Where there is none, a detach that failed half-way may have to be finished.
 func (s *Node) detach(ctx context.Context, id volume.VolumeID) error {
 	device, err := s.volumes.Device(ctx, id)
+	if errors.Is(err, volume.ErrNotAttached) {
+		return s.volumes.Detach(ctx, id)
+	}
 	if err != nil {
 		return err
 	}
