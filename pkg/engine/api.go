@@ -40,6 +40,7 @@ type Options struct {
 	ringBytes int64
 	anyRingFS bool
 	bootID    *[16]byte
+	patience  time.Duration // for other engines' locks and for space
 }
 
 func (o Options) boot() ([16]byte, error) {

@@ -86,7 +86,7 @@ func checkPoolSpec(spec PoolSpec) error {
 // OpenPool opens the pool whose first member is in the folder, or on the block device.
 func OpenPool(ctx context.Context, path string, o Options) (*Pool, error) {
 	o = o.withDefaults()
-	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: o.ReadOnly})
+	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: o.ReadOnly, LockTimeout: o.patience})
 	if err != nil {
 		return nil, fmt.Errorf("open pool: %w", memberError(err))
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -201,7 +202,7 @@ func (w *spaceWait) before(p *Pool) { w.freed = p.alloc.Freed() }
 func (w *spaceWait) wait(p *Pool) error {
 	p.preparing.kick()
 	if w.deadline.IsZero() {
-		w.deadline = time.Now().Add(spacePatience)
+		w.deadline = time.Now().Add(cmp.Or(p.options.patience, spacePatience))
 	}
 	// Blocks freed by discards are held until a round has made that durable.
 	if p.pages.pending.Load() > 0 {

@@ -1,0 +1,12 @@
+package engine
+
+import (
+	"github.com/rowan-csi/rowan/pkg/engine/member"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
+)
+
+// MetadataCounts tells the bytes that the pool's metadata took since it was opened, by what they were for.
+func (p *Pool) MetadataCounts() metafs.Counts { return p.meta.Stats().Counts() }
+
+// DataCounts tells the work done on the pool's segments since it was opened, for all volumes and for writing ahead.
+func (p *Pool) DataCounts() member.Counters { return p.member.Counters() }
