@@ -26,27 +26,36 @@ var variants = []struct {
 	change func(*pebble.Options)
 }{
 	{"in use", func(*pebble.Options) {}},
-	{"snappy", func(o *pebble.Options) { o.ApplyCompressionSettings(all(block.SnappyCompression)) }},
-	{"minlz", func(o *pebble.Options) { o.ApplyCompressionSettings(all(block.MinLZCompression)) }},
-	{"zstd", func(o *pebble.Options) { o.ApplyCompressionSettings(all(block.ZstdCompression)) }},
-	{"zstd 16K", func(o *pebble.Options) { o.ApplyCompressionSettings(all(block.ZstdCompression)); blocks(o, 16<<10) }},
-	{"zstd 32K", func(o *pebble.Options) { o.ApplyCompressionSettings(all(block.ZstdCompression)); blocks(o, 32<<10) }},
-	{"snappy 32K", func(o *pebble.Options) { o.ApplyCompressionSettings(all(block.SnappyCompression)); blocks(o, 32<<10) }},
-	{"zstd 32K L0=8", func(o *pebble.Options) {
-		o.ApplyCompressionSettings(all(block.ZstdCompression))
-		blocks(o, 32<<10)
-		o.L0CompactionThreshold = 8
-		o.L0StopWritesThreshold = 24
+	{"snappy L0=4", tune(block.SnappyCompression, 4, 64, 4)},
+	{"snappy L0=4 32K", tune(block.SnappyCompression, 4, 64, 32)},
+	{"minlz L0=4", tune(block.MinLZCompression, 4, 64, 4)},
+	{"zstd L0=4", tune(block.ZstdCompression, 4, 64, 4)},
+	{"zstd L0=4 16K", tune(block.ZstdCompression, 4, 64, 16)},
+	{"zstd L0=4 32K", tune(block.ZstdCompression, 4, 64, 32)},
+	{"zstd L0=6", tune(block.ZstdCompression, 6, 64, 4)},
+	{"minlz L0=8", tune(block.MinLZCompression, 8, 64, 4)},
+	{"balanced L0=8", func(o *pebble.Options) {
+		tune(nil, 8, 64, 4)(o)
+		o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
 	}},
+	{"zstd L0=8", tune(block.ZstdCompression, 8, 64, 4)},
+	{"zstd L0=8 32K", tune(block.ZstdCompression, 8, 64, 32)},
+	{"zstd L0=8 files 8M", func(o *pebble.Options) {
+		tune(block.ZstdCompression, 8, 64, 4)(o)
+		o.TargetFileSizes[0] = 8 << 20
+	}},
+	{"zstd L0=12", tune(block.ZstdCompression, 12, 64, 4)},
 }
 
-func all(p *block.CompressionProfile) func() pebble.DBCompressionSettings {
-	return func() pebble.DBCompressionSettings { return pebble.UniformDBCompressionSettings(p) }
-}
-
-func blocks(o *pebble.Options, size int) {
-	for i := range o.Levels {
-		o.Levels[i].BlockSize = size
+// tune sets the compression, at how many sublevels L0 counts as full, the size of the base level in MiB and the size of blocks in KiB.
+func tune(p *block.CompressionProfile, l0, baseMiB, blockKiB int) func(*pebble.Options) {
+	return func(o *pebble.Options) {
+		o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.UniformDBCompressionSettings(p) })
+		o.L0CompactionThreshold, o.L0StopWritesThreshold = l0, 3*l0
+		o.LBaseMaxBytes = int64(baseMiB) << 20
+		for i := range o.Levels {
+			o.Levels[i].BlockSize = blockKiB << 10
+		}
 	}
 }
 
@@ -80,13 +89,13 @@ func measureAmplification(b *testing.B, change func(*pebble.Options)) {
 	for quiet := time.Now().Add(time.Minute); db.Metrics().Compact.NumInProgress > 0 && time.Now().Before(quiet); {
 		runtime.Gosched()
 	}
-	c, size := fs.Stats().Counts(), db.Metrics().DiskSpaceUsage()
+	c := fs.Stats().Counts()
 	var tables int64
 	for _, l := range db.Metrics().Levels {
 		tables += l.TablesSize
 	}
 	must(b, db.Close())
-	must(b, fs.Close())
+	fs.Close()
 	per := func(n uint64) float64 { return float64(n) / float64(runs) }
 	b.ReportMetric(per(c.Bytes()), "B/run")
 	b.ReportMetric(per(c.LogPayload), "log")
@@ -98,7 +107,6 @@ func measureAmplification(b *testing.B, change func(*pebble.Options)) {
 	b.ReportMetric(float64(runs)/elapsed.Seconds()/1000, "kruns/s")
 	b.ReportMetric(float64(stalls), "stalls")
 	b.ReportMetric(float64(peak>>20), "heapMiB")
-	_ = size
 }
 
 // writeRuns commits runs in random order, each commit synced, a few in flight, and returns the largest heap seen.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
@@ -53,8 +52,8 @@ func New(fs fsys.FS, cfg Config) *FS {
 // Stats are the live counters.
 func (fs *FS) Stats() *Stats { return &fs.stats }
 
-// Close waits for the spare log under way and closes it.
-func (fs *FS) Close() error { return fs.spare.close() }
+// Close waits for the spare log that is being prewritten. It stays for the next DB to overwrite.
+func (fs *FS) Close() { fs.spare.close() }
 
 // fatal reports an error that must not reach Pebble, and does not return.
 func (fs *FS) fatal(err error) {
@@ -108,7 +107,7 @@ func (fs *FS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCateg
 	if !isLog(oldname) || !isLog(newname) {
 		return nil, fmt.Errorf("reuse %s as %s: only logs are reused: %w", oldname, newname, vfs.ErrUnsupported)
 	}
-	f, err := fs.reuseLog(oldname, newname)
+	f, err := fs.renameLog(oldname, newname)
 	if err != nil {
 		fs.fatal(fmt.Errorf("reuse metadata log: %w", err))
 	}
@@ -221,12 +220,3 @@ func (fs *FS) GetDiskUsage(name string) (vfs.DiskUsage, error) {
 
 // Unwrap implements vfs.FS.
 func (*FS) Unwrap() vfs.FS { return nil }
-
-// spare holds one prewritten log file ahead of its use.
-type spare struct {
-	mu     sync.Mutex
-	busy   chan struct{} // closed when the preparation under way ends; nil: none was begun
-	file   fsys.File     // ready; nil: none
-	size   int64
-	closed bool
-}

@@ -26,31 +26,44 @@ const (
 // createLog gives a prewritten file its name. Pebble syncs the folder after it.
 func (fs *FS) createLog(name string) (*logFile, error) {
 	dir := filepath.Dir(name)
-	f, size, err := fs.spare.take()
-	if f == nil && err == nil {
-		f, size, err = fs.prewrite(dir)
+	ready, err := fs.spare.take()
+	if !ready && err == nil {
+		err = fs.prewrite(dir)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := fs.fsys.Rename(filepath.Join(dir, spareName), name); err != nil {
+	f, err := fs.renameLog(filepath.Join(dir, spareName), name)
+	if err != nil {
+		return nil, err
+	}
+	fs.spare.prepare(func() error { return fs.prewrite(dir) })
+	return f, nil
+}
+
+// renameLog makes a log of another file, which has only stale records and zeroes in it.
+func (fs *FS) renameLog(oldname, newname string) (*logFile, error) {
+	if err := fs.Rename(oldname, newname); err != nil {
+		return nil, err
+	}
+	f, err := fs.fsys.Open(newname, fsys.Write|fsys.Direct)
+	if err != nil {
+		return nil, err
+	}
+	size, err := f.Size()
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	fs.spare.prepare(func() (fsys.File, int64, error) { return fs.prewrite(dir) })
-	return fs.newLogFile(f, name, size), nil
+	return &logFile{fs: fs, f: f, size: size / logBlock * logBlock, buf: fsys.AlignedBuffer(logBuffer)}, nil
 }
 
 // prewrite makes the spare: zeroes, durable, so that later syncs have neither a size nor an extent to journal.
-func (fs *FS) prewrite(dir string) (fsys.File, int64, error) {
-	name := filepath.Join(dir, spareName)
-	f, err := fs.fsys.Open(name, fsys.Create|fsys.Write|fsys.Direct|fsys.Truncate)
+func (fs *FS) prewrite(dir string) error {
+	f, err := fs.fsys.Open(filepath.Join(dir, spareName), fsys.Create|fsys.Write|fsys.Direct|fsys.Truncate)
 	if err != nil {
-		return nil, 0, err
+		return err
 	}
-	if err := fs.writeZeroes(f, 0, fs.cfg.LogBytes); err != nil {
-		return nil, 0, errors.Join(err, f.Close())
-	}
-	return f, fs.cfg.LogBytes, nil
+	return errors.Join(fs.writeZeroes(f, 0, fs.cfg.LogBytes), f.Close())
 }
 
 func (fs *FS) writeZeroes(f fsys.File, off, length int64) error {
@@ -67,41 +80,37 @@ func (fs *FS) writeZeroes(f fsys.File, off, length int64) error {
 	})
 }
 
-func (fs *FS) reuseLog(oldname, newname string) (*logFile, error) {
-	f, err := fs.fsys.Open(oldname, fsys.Write|fsys.Direct)
-	if err != nil {
-		return nil, err
-	}
-	size, err := f.Size()
-	if err == nil {
-		err = fs.fsys.Rename(oldname, newname)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return fs.newLogFile(f, newname, size/logBlock*logBlock), nil
+// spare keeps one prewritten file ahead of its use.
+type spare struct {
+	mu     sync.Mutex
+	busy   chan struct{} // closed when the preparation under way ends; nil: none was begun
+	ready  bool
+	closed bool
 }
 
-// take hands over the spare, waiting for one under preparation.
-func (s *spare) take() (fsys.File, int64, error) {
+// take uses the spare up, waiting for one under preparation.
+func (s *spare) take() (ready bool, err error) {
+	s.wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false, fmt.Errorf("metadata file system: %w", fs.ErrClosed)
+	}
+	ready, s.ready = s.ready, false
+	return ready, nil
+}
+
+func (s *spare) wait() {
 	s.mu.Lock()
 	busy := s.busy
 	s.mu.Unlock()
 	if busy != nil {
 		<-busy
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.file
-	s.file = nil
-	if s.closed {
-		return nil, 0, fmt.Errorf("metadata file system: %w", fs.ErrClosed)
-	}
-	return f, s.size, nil
 }
 
 // prepare makes the next spare in the background. If that does not work, the next log is made when it is needed, and tells why it cannot be.
-func (s *spare) prepare(write func() (fsys.File, int64, error)) {
+func (s *spare) prepare(write func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -110,39 +119,25 @@ func (s *spare) prepare(write func() (fsys.File, int64, error)) {
 	busy := make(chan struct{})
 	s.busy = busy
 	go func() {
-		f, size, err := write()
+		err := write()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if err == nil {
-			s.file, s.size = f, size
-		}
+		s.ready = err == nil
 		close(busy)
 	}()
 }
 
-func (s *spare) close() error {
+func (s *spare) close() {
 	s.mu.Lock()
 	s.closed = true
-	busy := s.busy
 	s.mu.Unlock()
-	if busy != nil {
-		<-busy
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.file
-	s.file = nil
-	if f == nil {
-		return nil
-	}
-	return f.Close()
+	s.wait()
 }
 
 // logFile is a log that is being written.
 type logFile struct {
-	fs   *FS
-	f    fsys.File
-	name string
+	fs *FS
+	f  fsys.File
 
 	// mu guards what follows. Pebble calls Write and Sync one at a time; it costs nothing to not depend on it.
 	mu     sync.Mutex
@@ -154,10 +149,6 @@ type logFile struct {
 }
 
 var _ vfs.File = (*logFile)(nil)
-
-func (fs *FS) newLogFile(f fsys.File, name string, size int64) *logFile {
-	return &logFile{fs: fs, f: f, name: name, size: size, buf: fsys.AlignedBuffer(logBuffer)}
-}
 
 func (l *logFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
@@ -223,7 +214,7 @@ func (l *logFile) Close() error {
 
 func (l *logFile) SyncData() error                    { return l.Sync() }
 func (l *logFile) SyncTo(int64) (bool, error)         { return true, l.Sync() }
-func (l *logFile) Stat() (vfs.FileInfo, error)        { return l.fs.Stat(l.name) }
+func (l *logFile) Stat() (vfs.FileInfo, error)        { return l.fs.Stat(l.f.Name()) }
 func (l *logFile) Preallocate(int64, int64) error     { return nil }
 func (l *logFile) Prefetch(int64, int64) error        { return nil }
 func (l *logFile) Read([]byte) (int, error)           { return 0, l.refuse("read") }
@@ -234,5 +225,5 @@ func (l *logFile) WriteAt([]byte, int64) (int, error) { return 0, l.refuse("writ
 func (l *logFile) Fd() uintptr { return vfs.InvalidFd }
 
 func (l *logFile) refuse(op string) error {
-	return &fs.PathError{Op: op, Path: l.name, Err: fmt.Errorf("a log is only appended to: %w", vfs.ErrUnsupported)}
+	return &fs.PathError{Op: op, Path: l.f.Name(), Err: fmt.Errorf("a log is only appended to: %w", vfs.ErrUnsupported)}
 }
