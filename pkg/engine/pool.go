@@ -171,7 +171,7 @@ func (p *Pool) start() {
 // roundInterval is how long a run may be pending: what a power cut can take from those who never flush.
 const roundInterval = time.Second
 
-// runTimer commits pending runs every second, and at once when the ring is half full.
+// runTimer commits pending runs every second, and when there are many or the ring is half full.
 func (p *Pool) runTimer() {
 	tick := time.NewTicker(roundInterval)
 	defer tick.Stop()
@@ -180,7 +180,7 @@ func (p *Pool) runTimer() {
 		case <-p.stop:
 			return
 		case <-tick.C:
-		case <-p.preparing.ringHalf:
+		case <-p.preparing.manyPending:
 		}
 		if p.pages.pending.Load() == 0 || p.failure() != nil {
 			continue

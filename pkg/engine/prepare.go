@@ -22,23 +22,25 @@ const (
 	aheadStep = 16
 	// aheadKeep is how many free blocks stay written when space goes back to the file system.
 	aheadKeep = 512 << 20 / BlockSize
+	// pendingMany is how many pending runs start a round by themselves: a snapshot commits what is pending, and should find little.
+	pendingMany = 2048
 	// spacePatience is how long a write waits for space before it gets ENOSPC, once nothing is under way that would free any.
 	spacePatience = 10 * time.Second
 )
 
 // preparer writes chunks ahead of the allocator, and gives wholly free ones back to the file system.
 type preparer struct {
-	kicked   chan struct{}
-	ringHalf chan struct{}
-	window   atomic.Int64 // blocks
-	stuck    atomic.Pointer[error]
+	kicked      chan struct{}
+	manyPending chan struct{}
+	window      atomic.Int64 // blocks
+	stuck       atomic.Pointer[error]
 
 	mu   sync.Mutex
 	done chan struct{} // closed when a job ends
 }
 
 func newPreparer() preparer {
-	return preparer{kicked: make(chan struct{}, 1), ringHalf: make(chan struct{}, 1), done: make(chan struct{})}
+	return preparer{kicked: make(chan struct{}, 1), manyPending: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 func (r *preparer) kick() {
@@ -66,9 +68,9 @@ func (r *preparer) wake(p *Pool) {
 	if free, _, _ := p.alloc.Free(); free < max(r.window.Load(), aheadMin) {
 		r.kick()
 	}
-	if p.ring.Used() > p.ring.Cap()/2 {
+	if p.ring.Used() > min(p.ring.Cap()/2, pendingMany) {
 		select {
-		case r.ringHalf <- struct{}{}:
+		case r.manyPending <- struct{}{}:
 		default:
 		}
 	}
