@@ -88,16 +88,24 @@ func setUpProcess(memoryLimit int64) {
 // nothing.
 func lockMemory() error {
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited); err != nil {
-		var now unix.Rlimit
-		if gerr := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &now); gerr != nil || now.Cur != unix.RLIM_INFINITY {
-			return fmt.Errorf("raise the limit of locked memory (ulimit -l unlimited, or CAP_SYS_RESOURCE): %w", err)
-		}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited); err != nil && !mayLockAnything() {
+		return fmt.Errorf("raise the limit of locked memory (needs CAP_IPC_LOCK or ulimit -l unlimited): %w", err)
 	}
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Errorf("lock memory (needs CAP_IPC_LOCK): %w", err)
+		return fmt.Errorf("lock memory: %w", err)
 	}
 	return nil
+}
+
+// mayLockAnything: CAP_IPC_LOCK is above the limit.
+func mayLockAnything() bool {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &now); err == nil && now.Cur == unix.RLIM_INFINITY {
+		return true
+	}
+	var caps [2]unix.CapUserData // two words in version 3
+	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0])
+	return err == nil && caps[0].Effective&(1<<unix.CAP_IPC_LOCK) != 0
 }
 
 // fileLimit is enough for the segments of a 64 TiB pool, and for a keeper's descriptors.

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -12,9 +13,9 @@ import (
 	pb "github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1"
 )
 
-// ErrUnreachable: nothing answers on the engine's socket, or it is on its way down or up. Whether the call did its work is unknown when it was under
+// ErrUnreachable: nobody answers on the engine's socket, or it is on its way down or up. Whether the call did its work is unknown when it was under
 // way at that moment.
-var ErrUnreachable = errors.New("the engine does not answer")
+var ErrUnreachable = errors.New("nobody answers")
 
 // sentinels is the one table from errors to the wire and back. Reasons are part of the protocol: never rename one. Of several that an error is, the
 // first in this order chooses the code, so the specific stand before the general.
@@ -121,7 +122,7 @@ func fromStatus(socket string, err error) error {
 	case codes.Canceled:
 		return wrapLocal(st, context.Canceled, "wait for the engine on "+socket)
 	case codes.Unavailable:
-		return wrapLocal(st, ErrUnreachable, "call "+socket)
+		return wrapLocal(st, ErrUnreachable, "call the engine on "+socket)
 	case codes.Unimplemented:
 		return wrapLocal(st, errors.ErrUnsupported, "the engine on "+socket+" is older than this client")
 	}
@@ -131,6 +132,7 @@ func fromStatus(socket string, err error) error {
 // wrapLocal keeps the status, so that callers who ask for a code still get it.
 func wrapLocal(st *status.Status, sentinel error, doing string) error {
 	p := st.Proto()
-	p.Message = doing + ": " + sentinel.Error() + " (" + st.Message() + ")"
+	cause := strings.TrimPrefix(st.Message(), `connection error: desc = "transport: Error while dialing: `)
+	p.Message = doing + ": " + sentinel.Error() + " (" + strings.TrimSuffix(cause, `"`) + ")"
 	return &remoteError{status: status.FromProto(p), is: []error{sentinel}}
 }

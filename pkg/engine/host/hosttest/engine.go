@@ -28,6 +28,8 @@ type Engine struct {
 
 	// Fail, when set, is asked before every operation; what it returns is the operation's error. Operations are named as the methods are.
 	Fail func(op, name string) error
+	// Report, when set, is what Check answers.
+	Report *engine.CheckReport
 	// Block, when set, is called at the start of every operation that takes a context, without a lock held.
 	Block func(ctx context.Context, op, name string)
 }
@@ -97,6 +99,13 @@ func (e *Engine) OpenPool(ctx context.Context, member string, o engine.Options) 
 	return p, nil
 }
 
+// Disk is the pool of a member, or nil.
+func (e *Engine) Disk(member string) *Pool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.disks[member]
+}
+
 // Kill does to all pools what the engine's death does: they are closed, and what was open is not any more.
 func (e *Engine) Kill() {
 	e.mu.Lock()
@@ -150,12 +159,15 @@ func (p *Pool) Info() engine.PoolInfo {
 	return i
 }
 
-// Check finds nothing wrong.
+// Check finds nothing wrong, or Engine.Report.
 func (p *Pool) Check(ctx context.Context) (engine.CheckReport, error) {
 	unlock, err := p.begin(ctx, "Check", p.info.Name)
 	defer unlock()
 	if err != nil {
 		return engine.CheckReport{}, err
+	}
+	if p.e.Report != nil {
+		return *p.e.Report, nil
 	}
 	n := len(p.volumes)
 	return engine.CheckReport{Volumes: n, Layers: n + len(p.snapshots)}, nil

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/bytesize"
+	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
+)
+
+// What follows is the JSON that scripts read: fields are added, never renamed.
+
+type versionView struct {
+	Client string `json:"client"`
+	Engine string `json:"engine,omitempty"`
+}
+
+func (v versionView) table(w io.Writer) error {
+	return writeFields(w, field{"rowanctl", v.Client}, field{"rowan-engine", v.Engine})
+}
+
+type poolView struct {
+	Name          string `json:"name"`
+	ID            string `json:"id,omitempty"`
+	State         string `json:"state"`
+	Reason        string `json:"reason,omitempty"`
+	Member        string `json:"member"`
+	Device        string `json:"device,omitempty"`
+	Size          int64  `json:"size"`
+	Used          int64  `json:"used"`
+	Free          int64  `json:"free"`
+	Provisioned   int64  `json:"provisioned"`
+	MetadataBytes int64  `json:"metadataBytes"`
+	Volumes       int    `json:"volumes"`
+	Snapshots     int    `json:"snapshots"`
+	Jobs          int    `json:"jobs"`
+}
+
+// viewPool relies on the two having the same fields in the same order but for the state's place: it names them all.
+func viewPool(p engine.PoolInfo) poolView {
+	return poolView{
+		Name: p.Name, ID: p.ID, State: p.State, Reason: p.Reason, Member: p.Member, Device: p.Device, Size: p.Size, Used: p.Used, Free: p.Free,
+		Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes, Volumes: p.Volumes, Snapshots: p.Snapshots, Jobs: p.Jobs,
+	}
+}
+
+func (p poolView) table(w io.Writer) error {
+	fields := []field{
+		{"Name", p.Name}, {"ID", p.ID}, {"State", p.State}, {"Reason", p.Reason}, {"Member", p.Member}, {"Device", p.Device},
+	}
+	if p.Size > 0 { // nothing is known of a pool that is not open
+		fields = append(fields,
+			field{"Size", exact(p.Size)}, field{"Used", exact(p.Used)}, field{"Free", exact(p.Free)}, field{"Provisioned", exact(p.Provisioned)},
+			field{"Metadata", exact(p.MetadataBytes)}, field{"Volumes", strconv.Itoa(p.Volumes)}, field{"Snapshots", strconv.Itoa(p.Snapshots)},
+			field{"Being freed", strconv.Itoa(p.Jobs) + " layers"})
+	}
+	return writeFields(w, fields...)
+}
+
+type poolList []poolView
+
+func (l poolList) table(w io.Writer) error {
+	header := []string{"NAME", "STATE", ">SIZE", ">USED", ">FREE", ">PROVISIONED", ">VOLUMES", ">SNAPSHOTS", "MEMBER"}
+	var rows [][]string
+	for _, p := range l {
+		rows = append(rows, []string{
+			p.Name, p.State, bytesize.Format(p.Size), bytesize.Format(p.Used), bytesize.Format(p.Free), bytesize.Format(p.Provisioned),
+			strconv.Itoa(p.Volumes), strconv.Itoa(p.Snapshots), p.Member,
+		})
+	}
+	return writeRows(w, header, rows)
+}
+
+type snapshotView struct {
+	Pool      string            `json:"pool"`
+	Name      string            `json:"name"`
+	ID        string            `json:"id"`
+	Volume    string            `json:"volume"`
+	VolumeID  string            `json:"volumeId"`
+	Size      int64             `json:"size"`
+	Owned     int64             `json:"owned"`
+	Freed     *int64            `json:"freedIfDeletedNow,omitempty"` // by show alone
+	CreatedAt time.Time         `json:"createdAt"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+func viewSnapshot(pool string, s engine.SnapshotInfo) snapshotView {
+	return snapshotView{
+		Pool: pool, Name: s.Name, ID: s.ID, Volume: s.Volume, VolumeID: s.VolumeID, Size: s.Size, Owned: s.Owned, CreatedAt: s.CreatedAt,
+		Labels: s.Labels,
+	}
+}
+
+func (s snapshotView) table(w io.Writer) error {
+	freed := ""
+	if s.Freed != nil {
+		freed = exact(*s.Freed)
+	}
+	return writeFields(w,
+		field{"Name", s.Name}, field{"ID", s.ID}, field{"Pool", s.Pool}, field{"Volume", s.Volume}, field{"Volume ID", s.VolumeID},
+		field{"Created", timeText(s.CreatedAt)}, field{"Size", exact(s.Size)}, field{"Owned", exact(s.Owned)}, field{"Freed if deleted now", freed},
+		field{"Labels", labelsText(s.Labels)})
+}
+
+type snapshotList []snapshotView
+
+func (l snapshotList) table(w io.Writer) error {
+	var rows [][]string
+	for _, s := range l {
+		rows = append(rows, []string{s.Name, s.Volume, bytesize.Format(s.Size), bytesize.Format(s.Owned), timeText(s.CreatedAt)})
+	}
+	return writeRows(w, []string{"NAME", "VOLUME", ">SIZE", ">OWNED", "CREATED"}, rows)
+}
+
+type attachmentView struct {
+	Pool     string `json:"pool"`
+	Volume   string `json:"volume"`
+	Device   string `json:"device,omitempty"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	Stalled  string `json:"stalled,omitempty"`
+}
+
+func viewAttachment(a host.Attachment) attachmentView {
+	return attachmentView{Pool: a.Pool, Volume: a.Volume, Device: a.Device, ReadOnly: a.ReadOnly, Stalled: a.Stalled}
+}
+
+func (a attachmentView) table(w io.Writer) error {
+	return writeFields(w, field{"Volume", a.Volume}, field{"Device", a.Device}, field{"Stalled", a.Stalled})
+}
+
+// deletedView is what programs get to read of something that is gone.
+type deletedView struct {
+	Pool    string   `json:"pool"`
+	Deleted []string `json:"deleted"`
+}
+
+func (d deletedView) table(io.Writer) error { return nil }

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rowan-csi/rowan/pkg/bytesize"
+	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
+)
+
+func (a *app) volumeCommand() *cobra.Command {
+	var pool string
+	cmd := &cobra.Command{Use: "volume", Aliases: []string{"vol"}, Short: "Make, attach, look at, grow and delete volumes"}
+	cmd.PersistentFlags().StringVarP(&pool, "pool", "p", "", "the pool (may be left out where there is one)")
+	cmd.AddCommand(a.volumeCreate(&pool), a.volumeList(&pool), a.volumeShow(&pool), a.volumeLabel(&pool), a.volumeAttach(&pool), a.volumeDetach(&pool),
+		a.volumeGrow(&pool), a.volumeDelete(&pool))
+	return cmd
+}
+
+func (a *app) volumeCreate(pool *string) *cobra.Command {
+	var spec engine.VolumeSpec
+	var size sizeFlag
+	var labels []string
+	cmd := &cobra.Command{
+		Use:   "create NAME {--size SIZE | --from-snapshot SNAPSHOT | --from-volume VOLUME}",
+		Short: "Make a volume: empty, or from a snapshot or volume",
+		Example: "  rowanctl volume create db --size 10Gi\n" +
+			"  rowanctl volume create db-copy --from-volume db",
+		Args: names("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if spec.FromSnapshot != "" && spec.FromVolume != "" {
+				return usagef("--from-snapshot and --from-volume: one of the two at most")
+			}
+			if size == 0 && spec.FromSnapshot == "" && spec.FromVolume == "" {
+				return usagef("say how large: --size, or what to make it from")
+			}
+			if spec.Labels, err = parseLabels(labels, false); err != nil {
+				return err
+			}
+			spec.Name, spec.Size = args[0], bytesize.RoundUp(int64(size), engine.SizeUnit)
+			return a.createVolume(cmd, *pool, spec)
+		},
+	}
+	f := cmd.Flags()
+	f.Var(&size, "size", "the volume's size, rounded up to 1 MiB (default the source's)")
+	f.StringVar(&spec.FromSnapshot, "from-snapshot", "", "start with this snapshot's content")
+	f.StringVar(&spec.FromVolume, "from-volume", "", "start with this volume's present content")
+	f.StringArrayVarP(&labels, "label", "l", nil, "key=value, any number of times")
+	return cmd
+}
+
+func (a *app) createVolume(cmd *cobra.Command, pool string, spec engine.VolumeSpec) error {
+	return a.inPool(cmd, pool, func(ctx context.Context, s *session, pool string) error {
+		var v engine.VolumeInfo
+		err := s.wait("making volume "+spec.Name, func() (err error) {
+			v, err = s.CreateVolume(ctx, pool, spec)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return a.say(viewVolume(pool, v, nil), "volume %s created: %s", v.Name, bytesize.Format(v.Size))
+	})
+}
+
+func (a *app) volumeList(pool *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List a pool's volumes",
+		Args:  names(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.inPool(cmd, *pool, func(ctx context.Context, s *session, pool string) error {
+				var volumes []engine.VolumeInfo
+				var attached []host.Attachment
+				err := s.wait("listing volumes", func() (err error) {
+					if volumes, err = s.Volumes(ctx, pool); err == nil {
+						attached, err = s.Attachments(ctx, pool)
+					}
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				list := volumeList{}
+				for _, v := range volumes {
+					list = append(list, viewVolume(pool, v, attached))
+				}
+				return a.print(list)
+			})
+		},
+	}
+}
+
+func (a *app) volumeShow(pool *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show a volume, and while it is attached what it made the pool do",
+		Args:  names("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.inPool(cmd, *pool, func(ctx context.Context, s *session, pool string) error {
+				var v engine.VolumeInfo
+				var attached []host.Attachment
+				err := s.wait("looking at volume "+args[0], func() (err error) {
+					if v, err = s.Volume(ctx, pool, args[0]); err == nil {
+						attached, err = s.Attachments(ctx, pool)
+					}
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				return a.print(viewVolume(pool, v, attached))
+			})
+		},
+	}
+}
+
+func (a *app) volumeLabel(pool *string) *cobra.Command {
+	return &cobra.Command{
+		Use:     "label NAME {KEY=VALUE | KEY-}...",
+		Short:   "Set and remove a volume's labels",
+		Example: "  rowanctl volume label db tier=gold old-",
+		Args:    names("NAME", "LABEL..."),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			set, err := parseLabels(args[1:], true)
+			if err != nil {
+				return err
+			}
+			return a.inPool(cmd, *pool, func(ctx context.Context, s *session, pool string) error {
+				var v engine.VolumeInfo
+				err := s.wait("labelling volume "+args[0], func() (err error) {
+					v, err = s.SetVolumeLabels(ctx, pool, args[0], set)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				return a.say(viewVolume(pool, v, nil), "volume %s labelled: %s", v.Name, labelsText(v.Labels))
+			})
+		},
+	}
+}
