@@ -23,7 +23,9 @@ var _ csi.ControllerServer = (*Controller)(nil)
 func NewController(volumes volume.Controller) *Controller { return &Controller{volumes: volumes} }
 
 // ControllerGetCapabilities lists what works.
-func (s *Controller) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+func (s *Controller) ControllerGetCapabilities(
+	context.Context, *csi.ControllerGetCapabilitiesRequest,
+) (*csi.ControllerGetCapabilitiesResponse, error) {
 	resp := &csi.ControllerGetCapabilitiesResponse{}
 	for _, t := range []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
@@ -141,7 +143,9 @@ func (s *Controller) ListVolumes(ctx context.Context, req *csi.ListVolumesReques
 }
 
 // ControllerExpandVolume grows the device. The file system follows in NodeExpandVolume where the volume is in use, and else when it is staged.
-func (s *Controller) ControllerExpandVolume(ctx context.Context, req *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
+func (s *Controller) ControllerExpandVolume(
+	ctx context.Context, req *csi.ControllerExpandVolumeRequest,
+) (*csi.ControllerExpandVolumeResponse, error) {
 	id, err := volumeID(req.GetVolumeId())
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -89,7 +90,8 @@ func TestCreateVolumeRefusals(t *testing.T) {
 		{"empty source", func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = &csi.VolumeContentSource{} }, codes.InvalidArgument, "source"},
 		{"source's file system", func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = fromVolume(xfs.GetVolumeId()) }, codes.InvalidArgument, "xfs"},
 		{"taken, larger", func(r *csi.CreateVolumeRequest) { r.Name, r.CapacityRange.RequiredBytes = "taken", 2*gi }, codes.AlreadyExists, "size"},
-		{"taken, raw block", func(r *csi.CreateVolumeRequest) { r.Name, r.VolumeCapabilities[0] = "taken", blockCap() }, codes.AlreadyExists, "file system"},
+		{"taken, raw block", func(r *csi.CreateVolumeRequest) { r.Name, r.VolumeCapabilities[0] = "taken", blockCap() },
+			codes.AlreadyExists, "file system"},
 		{"taken, other source", func(r *csi.CreateVolumeRequest) {
 			r.Name, r.VolumeContentSource = "taken", fromVolume(xfs.GetVolumeId())
 		},
@@ -139,7 +141,8 @@ func TestControllerRefusals(t *testing.T) {
 		{"snapshot without name", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{SourceVolumeId: v.GetVolumeId()})), codes.InvalidArgument},
 		{"snapshot without source", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "x"})), codes.InvalidArgument},
 		{"snapshot of nothing", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "x", SourceVolumeId: noVolume})), codes.NotFound},
-		{"snapshot of another", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: other.GetVolumeId()})), codes.AlreadyExists},
+		{"snapshot of another", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: other.GetVolumeId()})),
+			codes.AlreadyExists},
 		{"snapshot, unknown parameter", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{
 			Name: "x", SourceVolumeId: v.GetVolumeId(), Parameters: map[string]string{"x": "y"}})), codes.InvalidArgument},
 		{"snapshot, side-car's parameter", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{
@@ -312,8 +315,9 @@ func TestExpandController(t *testing.T) {
 func TestCapacity(t *testing.T) {
 	h := newHarness(t)
 	c, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{mountCap("xfs")}})
-	if err != nil || c.GetAvailableCapacity() != 200*gi || c.GetMinimumVolumeSize().GetValue() != 300*mi || c.GetMaximumVolumeSize().GetValue() != 200*gi {
-		t.Errorf("%v, %v", c, err)
+	ok(t, err)
+	if c.GetAvailableCapacity() != 200*gi || c.GetMinimumVolumeSize().GetValue() != 300*mi || c.GetMaximumVolumeSize().GetValue() != 200*gi {
+		t.Errorf("%v", c)
 	}
 	h.create(createReq("v", mi))
 	for _, r := range []struct {
@@ -371,9 +375,10 @@ func TestConcurrent(t *testing.T) {
 		}
 	}
 	var wg sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	for i := range 60 {
 		wg.Go(func() {
-			ctx := context.Background()
 			name := fmt.Sprint("v", i%4)
 			var id string
 			err := retry(func() error {

@@ -36,7 +36,8 @@ func TestNodeRefusals(t *testing.T) {
 		err  error
 		code codes.Code
 	}{
-		{"stage without ID", call(h.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{StagingTargetPath: "/x", VolumeCapability: fs})), codes.InvalidArgument},
+		{"stage without ID", call(h.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{StagingTargetPath: "/x", VolumeCapability: fs})),
+			codes.InvalidArgument},
 		{"stage without path", call(h.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: v, VolumeCapability: fs})), codes.InvalidArgument},
 		{"stage without capability", h.stage(v, "s", nil), codes.InvalidArgument},
 		{"stage on many nodes", h.stage(v, "s", withMode(mountCap(""), csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)), codes.InvalidArgument},
@@ -297,7 +298,8 @@ func TestExpandNode(t *testing.T) {
 		return err
 	}
 	refused(t, "before the controller", expand("s", "", 2*gi), codes.OutOfRange, "controller")
-	_, err := h.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: v, CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * gi}})
+	req := &csi.ControllerExpandVolumeRequest{VolumeId: v, CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * gi}}
+	_, err := h.ControllerExpandVolume(t.Context(), req)
 	ok(t, err)
 	h.machine.Calls()
 	h.machine.Size = gi
@@ -323,7 +325,8 @@ func TestGrowsAtStage(t *testing.T) {
 	v := h.create(createReq("v", gi, c)).GetVolumeId()
 	h.machine.Fail("Grow", mount.ErrMounted)
 	ok(t, h.stage(v, "s", c))
-	h.calls("Format ext4 fresh=true", "Check ext4", "Mount ext4 noatime", "Grow ext4", "Unmount", "GrowUnmounted ext4", "Check ext4", "Mount ext4 noatime")
+	h.calls("Format ext4 fresh=true", "Check ext4", "Mount ext4 noatime", "Grow ext4",
+		"Unmount", "GrowUnmounted ext4", "Check ext4", "Mount ext4 noatime")
 	ok(t, h.publish(v, "s", "t", false, c))
 	h.machine.Calls()
 	ok(t, h.stage(v, "s", c)) // in use: it grows the next time

@@ -18,7 +18,8 @@ const (
 	TopologyKey = "topology.rowan.storage/node"
 )
 
-// The keys of a storage class' parameters. Those of kubernetesPrefix are the side-cars' and say who asked; of these, only fsType means something here.
+// The keys of a storage class' parameters. Those of kubernetesPrefix are the side-cars' and say who asked; of these, only fsType means something
+// here.
 const (
 	paramPool        = "pool"
 	paramMode        = "mode"

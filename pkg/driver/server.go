@@ -35,8 +35,8 @@ func NewServer(logger klog.Logger, s Services) *grpc.Server {
 	return server
 }
 
-// Listen opens the unix socket that an endpoint (unix:///path) names. A socket that a dead process left is replaced, one that is answered on is not. The
-// file stays when the listener is closed: the kubelet takes a missing socket for a driver that was removed.
+// Listen opens the unix socket that an endpoint (unix:///path) names. A socket that a dead process left is replaced, one that is answered on is not.
+// The file stays when the listener is closed: the kubelet takes a missing socket for a driver that was removed.
 func Listen(endpoint string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(endpoint, "unix://")
 	if !ok || !filepath.IsAbs(path) {

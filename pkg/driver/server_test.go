@@ -138,14 +138,15 @@ func TestLog(t *testing.T) {
 	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&out), textlogger.Verbosity(10)))
 	intercept := logCalls(logger)
 	call := func(method string, req any, err error) {
-		_, _ = intercept(t.Context(), req, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Controller/" + method}, func(ctx context.Context, _ any) (any, error) {
+		info := &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Controller/" + method}
+		_, _ = intercept(t.Context(), req, info, func(ctx context.Context, _ any) (any, error) {
 			klog.FromContext(ctx).Info("inside")
 			return &csi.CreateVolumeResponse{}, err
 		})
 	}
 	call("CreateVolume", &csi.CreateVolumeRequest{
 		Name: "pvc-1", Secrets: map[string]string{"password": "hunter2"}, Parameters: map[string]string{"pool": "fast"},
-		VolumeContentSource: &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: "s"}}},
+		VolumeCapabilities: []*csi.VolumeCapability{{}},
 	}, nil)
 	call("NodeStageVolume", &csi.NodeStageVolumeRequest{VolumeId: "vol-1", Secrets: map[string]string{"key": "hunter2"}}, volume.ErrInvalid)
 	call("DeleteSnapshot", &csi.DeleteSnapshotRequest{SnapshotId: "snap-1"}, errors.New("broken"))

@@ -17,8 +17,8 @@ import (
 // undoTimeout bounds the clean-up after a failed call, whose own time may be up.
 const undoTimeout = 10 * time.Second
 
-// NodeStageVolume attaches the volume and, unless it is for raw block, mounts its file system at the staging path: made before if it never had one, grown
-// if the device has become larger.
+// NodeStageVolume attaches the volume and, unless it is for raw block, mounts its file system at the staging path: made before if it never had one,
+// grown if the device has become larger.
 func (s *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	if req.GetVolumeId() == "" {
 		return nil, missing("volume ID")
@@ -45,19 +45,19 @@ func (s *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 		return nil, fmt.Errorf("stage volume %s: attach: %w", id, err)
 	}
 	if u.block {
+		// Nothing is undone here when it fails: a raw block volume that was staged before looks no different from one that was attached just now.
 		err = s.stageBlock(ctx, id)
-	} else {
-		err = s.stageFileSystem(ctx, id, device, req.GetStagingTargetPath(), u)
+	} else if err = s.stageFileSystem(ctx, id, device, req.GetStagingTargetPath(), u); err != nil {
+		s.undoAttach(ctx, id, device)
 	}
 	if err != nil {
-		s.undoAttach(ctx, id, device)
 		return nil, fmt.Errorf("stage volume %s: %w", id, err)
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
 }
 
-// undoAttach takes the device away after a failed call, unless something uses it: the kubelet does not unstage what was never staged, and the volume could
-// not be deleted then.
+// undoAttach takes the device away after a failed call, unless something uses it: the kubelet does not unstage what was never staged, and the volume
+// could not be deleted then.
 func (s *Node) undoAttach(ctx context.Context, id volume.VolumeID, device string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -132,7 +132,8 @@ func (s *Node) ensureFileSystem(ctx context.Context, v volume.Volume, device, wa
 		return "", fmt.Errorf("%w: no file system is found on it, and none is made, because it was written to: "+
 			"its file system is damaged, or it was used as a raw block volume; restore a snapshot", volume.ErrContent)
 	case wanted != "" && wanted != found:
-		return "", fmt.Errorf("%w: it holds %q, asked for is %s: use a storage class with %s of what it holds", volume.ErrContent, found, wanted, paramFSType)
+		return "", fmt.Errorf("%w: it holds %q, asked for is %s: use a storage class with %s of what it holds",
+			volume.ErrContent, found, wanted, paramFSType)
 	}
 	if err := volume.CheckFS(found); err != nil {
 		return "", fmt.Errorf("%w: it holds %q, which is not %s or %s", volume.ErrContent, found, volume.FSExt4, volume.FSXFS)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/volume"
 	"github.com/rowan-csi/rowan/pkg/volume/memory"
@@ -188,13 +189,15 @@ func TestConcurrentCreates(t *testing.T) {
 	inner := &counting{Service: memory.New(memory.Config{Size: 1 << 40})}
 	s := volume.Open(inner)
 	const names, callers = 5, 20
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	var wg sync.WaitGroup
 	for i := range names * callers {
 		wg.Go(func() {
 			r := volume.CreateRequest{Name: fmt.Sprint("v", i%names)}
-			v, err := s.Create(context.Background(), r)
-			for errors.Is(err, volume.ErrPending) {
-				v, err = s.Create(context.Background(), r)
+			v, err := s.Create(ctx, r)
+			for errors.Is(err, volume.ErrPending) && ctx.Err() == nil {
+				v, err = s.Create(ctx, r)
 			}
 			if err != nil || v.ID != r.ID() {
 				t.Errorf("%+v, %v", v, err)

@@ -13,8 +13,8 @@ const (
 	hashLen        = 40 // hex digits of the name's SHA-256 that a handle keeps
 )
 
-// VolumeID is the handle of a volume: a function of the name it was asked for under, so that asking twice means the same volume whoever answers. The zero
-// value names nothing.
+// VolumeID is the handle of a volume: a function of the name it was asked for under, so that asking twice means the same volume whoever answers. The
+// zero value names nothing.
 type VolumeID struct{ s string }
 
 // VolumeIDOf is the handle of the volume of that name.

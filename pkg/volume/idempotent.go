@@ -9,7 +9,8 @@ import (
 // Open is the service that a process uses: s with repeated calls answered as the first, one operation at a time per object.
 func Open(s Service) Service { return Serialized(Idempotent(s)) }
 
-// Idempotent validates requests and makes calls repeatable: making what is there answers it if it is what was asked for, deleting what is gone is done.
+// Idempotent validates requests and makes calls repeatable: making what is there answers it if it is what was asked for, deleting what is gone is
+// done.
 func Idempotent(s Service) Service { return &idempotent{Service: s} }
 
 type idempotent struct{ Service }

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Locks holds one lock per key. A lock is taken at once or not at all: the caller of a call that waits here would repeat it, and the copies would pile
-// up. The zero value is ready.
+// Locks holds one lock per key. A lock is taken at once or not at all: the caller of a call that waits here would repeat it, and the copies would
+// pile up. The zero value is ready.
 type Locks struct {
 	mu   sync.Mutex
 	held map[string]struct{} // guarded by mu
@@ -31,8 +31,8 @@ func (l *Locks) Lock(key string) (release func(), err error) {
 	}, nil
 }
 
-// Serialized refuses, with ErrPending, to change an object while a change of it is under way. Reading is always possible. A snapshot locks its own name,
-// not its source, so that several can be cut of one volume at a time.
+// Serialized refuses, with ErrPending, to change an object while a change of it is under way. Reading is always possible. A snapshot locks its own
+// name, not its source, so that several can be cut of one volume at a time.
 func Serialized(s Service) Service { return &serialized{Service: s} }
 
 type serialized struct {

@@ -23,8 +23,8 @@ type CapacityRequest struct {
 
 // Controller makes and removes volumes and snapshots, wherever they are.
 //
-// Errors are this package's, and the context's where it ended first; what the call did is unknown then. Lists are ordered by handle, and hold, whatever
-// is made or deleted between two pages, every object that existed throughout exactly once. more says that the list goes on.
+// Errors are this package's, and the context's where it ended first; what the call did is unknown then. Lists are ordered by handle, and hold,
+// whatever is made or deleted between two pages, every object that existed throughout exactly once. more says that the list goes on.
 type Controller interface {
 	// Create makes a volume. ErrExists if its name is taken.
 	Create(ctx context.Context, r CreateRequest) (Volume, error)

@@ -21,8 +21,8 @@ var (
 	ErrMounted = errors.New("cannot grow while mounted")
 )
 
-// Detect names what blkid finds on the device: a file system, a partition table in words, or "" when it finds nothing. Nothing found does not mean that
-// nothing is there.
+// Detect names what blkid finds on the device: a file system, a partition table in words, or "" when it finds nothing. Nothing found does not mean
+// that nothing is there.
 func (m *Mounter) Detect(ctx context.Context, device string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -51,8 +51,8 @@ func (m *Mounter) Format(ctx context.Context, device, fsType string, fresh bool)
 	return nil
 }
 
-// ext4Features are all that Linux 5.10 mounts of what is on by default in some version of mke2fs; they are listed from "none" on, because an option that
-// turns off a newer default is an error for an older mke2fs.
+// ext4Features are all that Linux 5.10 mounts of what is on by default in some version of mke2fs; they are listed from "none" on, because an option
+// that turns off a newer default is an error for an older mke2fs.
 const ext4Features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink," +
 	"extra_isize,metadata_csum"
 
@@ -116,8 +116,8 @@ func (m *Mounter) fsck(ctx context.Context, device string, more ...string) error
 	return nil
 }
 
-// Grow makes the file system of the device, mounted at dir, as large as the device. One that is has nothing done to it. The kernel lets ext4 grow only for
-// a process with CAP_SYS_RESOURCE: without it the error is ErrMounted.
+// Grow makes the file system of the device, mounted at dir, as large as the device. One that is has nothing done to it. The kernel lets ext4 grow
+// only for a process with CAP_SYS_RESOURCE: without it the error is ErrMounted.
 func (m *Mounter) Grow(ctx context.Context, device, dir, fsType string) error {
 	var err error
 	switch fsType {

@@ -1,12 +1,12 @@
 // Package mount is what the node service needs of Linux: file systems made, checked, mounted and grown, devices and directories bound to where a
 // container finds them, and the mount table read back. It is a thin layer over k8s.io/mount-utils and the file systems' own tools.
 //
-// Contract: it never decides to make a file system; Format does so when told. What is mounted is read from the kernel's mount table on every call, so that
-// a restarted process knows as much as the one before. Unmounting what is not mounted and removing what is gone is done. Errors carry the output of the
-// tool that failed.
+// Contract: it never decides to make a file system; Format does so when told. What is mounted is read from the kernel's mount table on every call, so
+// that a restarted process knows as much as the one before. Unmounting what is not mounted and removing what is gone is done. Errors carry the output
+// of the tool that failed.
 //
-// Limits: ext4 and XFS. It needs CAP_SYS_ADMIN, and mkfs.ext4, resize2fs, e2fsck, mkfs.xfs, xfs_growfs, blkid, mount and umount in the path. A bind mount
-// cannot make a device read-only: who must not write to a raw block volume attaches it read-only.
+// Limits: ext4 and XFS. It needs CAP_SYS_ADMIN, and mkfs.ext4, resize2fs, e2fsck, mkfs.xfs, xfs_growfs, blkid, mount and umount in the path. A bind
+// mount cannot make a device read-only: who must not write to a raw block volume attaches it read-only.
 package mount
 
 import (
@@ -25,7 +25,8 @@ import (
 	k8smount "k8s.io/mount-utils"
 )
 
-// Mounter does it on this machine. Its methods may be called at once from many goroutines; calls about one device or path are the caller's to serialize.
+// Mounter does it on this machine. Its methods may be called at once from many goroutines; calls about one device or path are the caller's to
+// serialize.
 type Mounter struct {
 	mounts    k8smount.Interface
 	format    *k8smount.SafeFormatAndMount // for reading what is on a device, never for formatting

@@ -157,7 +157,8 @@ func testLife(t *testing.T, fs string, fresh bool) {
 	if by := after.Bytes - before.Bytes; by < 250*mi || by > 300*mi {
 		t.Errorf("file system grew by %d", by)
 	}
-	if after.BytesUsed+after.BytesFree > after.Bytes || after.BytesUsed <= 0 || after.InodesUsed <= 0 || after.Inodes != after.InodesUsed+after.InodesFree {
+	if after.BytesUsed+after.BytesFree > after.Bytes || after.BytesUsed <= 0 || after.InodesUsed <= 0 ||
+		after.Inodes != after.InodesUsed+after.InodesFree {
 		t.Errorf("usage: %+v", after)
 	}
 
@@ -378,7 +379,8 @@ func TestErrors(t *testing.T) {
 func TestXFSArgs(t *testing.T) {
 	const usage61 = "[-m crc=0|1,finobt=0|1,uuid=xxx,rmapbt=0|1,reflink=0|1,inobtcount=0|1,bigtime=0|1] [-i perblock=n,sparse=0|1,nrext64=0|1]"
 	got := strings.Join(xfsArgs(usage61+" [-i exchange=0|1] [-n parent=0|1]", "/dev/x", true), " ")
-	want := "-q -f -K -m crc=1 -m finobt=1 -m reflink=1 -m rmapbt=0 -m bigtime=1 -m inobtcount=1 -i sparse=1 -i nrext64=0 -i exchange=0 -n parent=0 /dev/x"
+	want := "-q -f -K -m crc=1 -m finobt=1 -m reflink=1 -m rmapbt=0 -m bigtime=1 -m inobtcount=1 " +
+		"-i sparse=1 -i nrext64=0 -i exchange=0 -n parent=0 /dev/x"
 	if got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}

@@ -1,9 +1,9 @@
 // Package local is the volume.Service of one node: everything straight on the engine of that node, without Kubernetes.
 //
 // Contract: it keeps no state. What the domain knows of an object beyond the engine is in the object's labels, written in the commit that makes it. A
-// handle is the object's name in the engine, whatever pool it is in; objects whose names are no handles are somebody else's and not touched. An object
-// is only said to be gone when all pools were asked: while one is not open the answer is volume.ErrFailed, so that nothing is made twice and no deletion
-// is believed done.
+// handle is the object's name in the engine, whatever pool it is in; objects whose names are no handles are somebody else's and not touched. An
+// object is only said to be gone when all pools were asked: while one is not open the answer is volume.ErrFailed, so that nothing is made twice and
+// no deletion is believed done.
 //
 // Limits: copies stay in their source's pool.
 package local
@@ -198,8 +198,8 @@ func (s *Service) Expand(ctx context.Context, id volume.VolumeID, r volume.Range
 	if err := s.cfg.Admission.Admit(space, sizing.Size-v.Sizing.Size); err != nil {
 		return v, err
 	}
-	// The label first: dying between the two leaves a request that does not fit the size yet, which is read as the size and written again by the retry. The
-	// other way round the retry would find nothing to do.
+	// The label first: dying between the two leaves a request that does not fit the size yet, which is read as the size and written again by the retry.
+	// The other way round the retry would find nothing to do.
 	if _, err := s.engine.SetVolumeLabels(ctx, v.Pool, id.String(), requestedLabel(sizing)); err != nil {
 		return v, translate(err)
 	}
@@ -250,7 +250,8 @@ func (s *Service) space(ctx context.Context, pool string, named bool) (volume.Sp
 	if named {
 		return volume.Space{}, fmt.Errorf("%w: pool %q: node %s has %s", volume.ErrInvalid, pool, s.cfg.Node, first(strings.Join(names, ", "), "none"))
 	}
-	return volume.Space{}, fmt.Errorf("%w: node %s has no pool %q: make it with rowanctl, or choose another with --pool", volume.ErrFailed, s.cfg.Node, pool)
+	return volume.Space{}, fmt.Errorf("%w: node %s has no pool %q: make it with rowanctl, or choose another with --pool",
+		volume.ErrFailed, s.cfg.Node, pool)
 }
 
 // stateReady is the State of a pool that takes writes.

@@ -65,8 +65,8 @@ func (s *Service) Stats(ctx context.Context, id volume.VolumeID) (volume.Stats, 
 	return volume.Stats{Size: info.Size, Mapped: info.Mapped}, nil
 }
 
-// attachment is how the volume is attached, nil if it is not. What is attached is asked for and not whether the volume is open: while an engine starts, a
-// device may wait for its volume.
+// attachment is how the volume is attached, nil if it is not. What is attached is asked for and not whether the volume is open: while an engine
+// starts, a device may wait for its volume.
 func (s *Service) attachment(ctx context.Context, pool string, id volume.VolumeID) (*host.Attachment, error) {
 	all, err := s.engine.Attachments(ctx, pool)
 	if err != nil {

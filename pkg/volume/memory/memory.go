@@ -1,5 +1,5 @@
-// Package memory is a volume.Service that keeps nothing but what it is told: sizes, names, sources and states, no content. It behaves as a node with one
-// pool does, so that everything above it can be tested as plain `go test`, without root, devices or an engine.
+// Package memory is a volume.Service that keeps nothing but what it is told: sizes, names, sources and states, no content. It behaves as a node with
+// one pool does, so that everything above it can be tested as plain `go test`, without root, devices or an engine.
 //
 // Limits: its devices are paths to nothing; who "writes" to one says so with SetWritten.
 package memory

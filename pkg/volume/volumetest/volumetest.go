@@ -18,8 +18,9 @@ const (
 	Gi = int64(1) << 30
 )
 
-// Run tests a service. make returns an empty one with a single pool of PoolSize, named Pool, under volume.DefaultAdmission, on node Node, not decorated.
-func Run(t *testing.T, make func(t *testing.T) volume.Service) {
+// Run tests a service. newService makes an empty one with a single pool of PoolSize, named Pool, under volume.DefaultAdmission, on node Node, not
+// decorated.
+func Run(t *testing.T, newService func(t *testing.T) volume.Service) {
 	for name, test := range map[string]func(*testing.T, volume.Service){
 		"create":    create,
 		"refusals":  refusals,
@@ -34,11 +35,11 @@ func Run(t *testing.T, make func(t *testing.T) volume.Service) {
 		"format":    format,
 		"canceled":  canceled,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, make(t)) })
+		t.Run(name, func(t *testing.T) { test(t, newService(t)) })
 	}
 }
 
-// What make promises.
+// What newService promises.
 const (
 	Node     = volume.NodeID("node-a")
 	Pool     = "pool-a"
@@ -98,7 +99,8 @@ func refusals(t *testing.T, s volume.Service) {
 	}
 	must(t, s, volume.CreateRequest{Name: "here", Placement: volume.Placement{Constrained: true, Requisite: []volume.NodeID{"node-b", Node}}})
 	must(t, s, volume.CreateRequest{Name: "half", Capacity: volume.Range{Required: PoolSize}})
-	if _, err := s.Create(t.Context(), volume.CreateRequest{Name: "other half", Capacity: volume.Range{Required: PoolSize}}); !errors.Is(err, volume.ErrNoSpace) {
+	other := volume.CreateRequest{Name: "other half", Capacity: volume.Range{Required: PoolSize}}
+	if _, err := s.Create(t.Context(), other); !errors.Is(err, volume.ErrNoSpace) {
 		t.Errorf("over the overcommit: %v", err)
 	}
 }
@@ -160,7 +162,8 @@ func sourceErrors(t *testing.T, s volume.Service) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
-	if _, err := s.CreateSnapshot(t.Context(), volume.SnapshotRequest{Name: "s", Source: volume.VolumeIDOf("x")}); !errors.Is(err, volume.ErrSourceNotFound) {
+	r := volume.SnapshotRequest{Name: "s", Source: volume.VolumeIDOf("x")}
+	if _, err := s.CreateSnapshot(t.Context(), r); !errors.Is(err, volume.ErrSourceNotFound) {
 		t.Errorf("snapshot of nothing: %v", err)
 	}
 }

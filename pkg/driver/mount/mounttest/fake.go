@@ -1,5 +1,5 @@
-// Package mounttest is a mount.Mounter for tests without root: a mount table and the content of devices in memory. Targets are really made and removed, so
-// that who looks finds them.
+// Package mounttest is a mount.Mounter for tests without root: a mount table and the content of devices in memory. Targets are really made and
+// removed, so that who looks finds them.
 package mounttest
 
 import (
