@@ -110,7 +110,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 			}
 		}
 	}()
-	meta := metafs.New(o.fs, metafs.Config{OnFatal: p.fail})
+	meta := metafs.New(o.fs, metafs.Config{OnFatal: p.fail, OnNoSpace: p.releaseBallast})
 	p.meta = meta
 	undo = append(undo, func() error { meta.Close(); return nil })
 	po := metafs.Options(meta, pebbleCache)

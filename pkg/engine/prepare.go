@@ -134,6 +134,13 @@ func (p *Pool) writeAhead() (more bool, err error) {
 	if !ok {
 		return false, nil
 	}
+	// Data takes no space while the metadata's reserve is spent.
+	if !p.member.BallastHeld() {
+		if err := p.member.RestoreBallast(); err != nil {
+			return false, err
+		}
+		p.event("the file system has room again; the metadata's reserve is restored")
+	}
 	if err := p.member.EnsureSegment(seg); err != nil {
 		return false, err
 	}
@@ -146,6 +153,15 @@ func (p *Pool) writeAhead() (more bool, err error) {
 	}
 	err = p.store.commitOne(func(b *batch) { b.put(format.PrewrittenKey(seg), encodeAhead(ahead)) }, func() { p.alloc.AddAhead(seg, from, to) })
 	return true, err
+}
+
+// releaseBallast is the metadata store's call for space. It says whether there was any to give.
+func (p *Pool) releaseBallast() bool {
+	if !p.member.BallastHeld() || p.member.ReleaseBallast() != nil {
+		return false
+	}
+	p.event("the file system is full; the metadata goes on with its reserve: free some space")
+	return true
 }
 
 // nextUnwritten finds the lowest stretch of chunks, at most a step, that are not written ahead.
