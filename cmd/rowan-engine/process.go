@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// minProcs: blocking direct I/O needs it. A goroutine in a system call keeps its processor until the runtime notices; at the number of cores random
-	// reads came to little more than half.
+	// minProcs: blocking direct I/O needs it. A goroutine in a system call keeps its processor until the runtime notices; at the number of cores
+	// random reads came to little more than half.
 	minProcs = 32
 	// oomScore: who kills the engine stops every device of the node.
 	oomScore = -900
@@ -24,8 +24,9 @@ const (
 	checkedThreads = 4
 )
 
-// becomeFlusher marks the process as one that the kernel's memory reclaim may wait for (PR_SET_IO_FLUSHER), so that its own allocations never wait for
-// the devices it serves. The mark is a thread's and goes to the threads it makes: it is set on one thread, which then executes the program again.
+// becomeFlusher marks the process as one that the kernel's memory reclaim may wait for (PR_SET_IO_FLUSHER), so that its own allocations never
+// wait for the devices it serves. The mark is a thread's and goes to the threads it makes: it is set on one thread, which then executes the
+// program again.
 func becomeFlusher() error {
 	if os.Getenv(flusherDone) != "" {
 		os.Unsetenv(flusherDone) // the keeper is not to take it for its own
@@ -84,8 +85,8 @@ func setUpProcess(memoryLimit int64) {
 	}
 }
 
-// lockMemory keeps every page that was touched in memory. Without the right to lock as much as it takes, later allocations would fail, so then it locks
-// nothing.
+// lockMemory keeps every page that was touched in memory. Without the right to lock as much as it takes, later allocations would fail, so then it
+// locks nothing.
 func lockMemory() error {
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited); err != nil && !mayLockAnything() {

@@ -22,7 +22,8 @@ func TestDocs(t *testing.T) {
 	b.WriteString("# rowanctl\n\n<!-- Made by go test ./cmd/rowanctl -update; do not edit. -->\n\n")
 	root := (&app{}).command()
 	b.WriteString(root.Long + "\n\n## A session\n\n```console\n" + string(session) + "```\n\n## Exit codes\n\n")
-	fmt.Fprintf(&b, "| code | meaning |\n|---|---|\n| %d | done |\n| %d | it went wrong; the reason and a hint are on stderr |\n| %d | wrong usage |\n\n",
+	fmt.Fprintf(&b, "| code | meaning |\n|---|---|\n| %d | done |\n"+
+		"| %d | it went wrong; the reason and a hint are on stderr |\n| %d | wrong usage |\n\n",
 		exitOK, exitError, exitUsage)
 	b.WriteString("## Flags of every command\n\n```\n" + root.PersistentFlags().FlagUsages() + "```\n\n## Commands\n")
 	for _, c := range root.Commands() {

@@ -15,7 +15,7 @@ var hints = []struct {
 	hint string
 }{
 	{rpc.ErrUnreachable, "is rowan-engine running on this node, and are you root? Name its socket with --socket"},
-	{engine.ErrLost, "if the machine lost power or the ring's folder was emptied, open the pool without those writes: rowanctl pool open NAME --accept-loss"},
+	{engine.ErrLost, "if the ring's folder was emptied, open the pool without those writes: rowanctl pool open NAME --accept-loss"},
 	{engine.ErrLocked, "find the other engine that has the pool open (fuser on the pool's folder) and stop it"},
 	{engine.ErrIncompatible, "install a rowan-engine that is at least as new as the one that wrote the pool"},
 	{engine.ErrFailed, "the pool can still be read: copy what you need, then restart the machine and run rowanctl pool check"},

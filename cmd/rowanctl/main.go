@@ -77,8 +77,8 @@ func (a *app) command() *cobra.Command {
 		Use:   "rowanctl",
 		Short: "Work with this node's pools, volumes and snapshots",
 		Long: "rowanctl works with the pools, volumes and snapshots of the node it runs on, through rowan-engine's socket.\n\n" +
-			"Sizes are bytes, with a suffix if you like: Ki Mi Gi Ti (1024), k M G T (1000). Where a command needs a pool and the engine has just one,\n" +
-			"--pool may be left out. Exit codes: 0 done, 1 it went wrong, 2 wrong usage.",
+			"Sizes are bytes, with a suffix if you like: Ki Mi Gi Ti (1024), k M G T (1000). Where a command needs a pool and the\n" +
+			"engine has just one, --pool may be left out. Exit codes: 0 done, 1 it went wrong, 2 wrong usage.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {

@@ -97,25 +97,6 @@ func (a *app) poolList() *cobra.Command {
 	}
 }
 
-// onePool makes a command that does something with a pool and prints how it is then.
-func (a *app) onePool(cmd *cobra.Command, doing string, call func(context.Context, *session, string) (engine.PoolInfo, error)) *cobra.Command {
-	cmd.Args = cobra.MaximumNArgs(1)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.inPool(cmd, firstOf(args), func(ctx context.Context, s *session, pool string) error {
-			var p engine.PoolInfo
-			err := s.wait(doing+" pool "+pool, func() (err error) {
-				p, err = call(ctx, s, pool)
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			return a.print(viewPool(p))
-		})
-	}
-	return cmd
-}
-
 func firstOf(args []string) string {
 	if len(args) == 0 {
 		return ""
@@ -124,8 +105,38 @@ func firstOf(args []string) string {
 }
 
 func (a *app) poolShow() *cobra.Command {
-	cmd := &cobra.Command{Use: "show [NAME]", Short: "Show a pool"}
-	return a.onePool(cmd, "looking at", func(ctx context.Context, s *session, name string) (engine.PoolInfo, error) { return s.Pool(ctx, name) })
+	return &cobra.Command{
+		Use:   "show [NAME]",
+		Short: "Show a pool, and what its metadata wrote since it was opened",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.inPool(cmd, firstOf(args), func(ctx context.Context, s *session, pool string) error {
+				var view poolView
+				err := s.wait("looking at pool "+pool, func() (err error) {
+					view, err = s.showPool(ctx, pool)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				return a.print(view)
+			})
+		},
+	}
+}
+
+func (s *session) showPool(ctx context.Context, name string) (poolView, error) {
+	p, err := s.Pool(ctx, name)
+	if err != nil {
+		return poolView{}, err
+	}
+	view := viewPool(p)
+	if p.State == host.StateOpening || p.State == host.StateUnavailable {
+		return view, nil
+	}
+	m, err := s.metadata(ctx, name)
+	view.Metadata = &m
+	return view, err
 }
 
 func (a *app) poolOpen() *cobra.Command {

@@ -128,8 +128,8 @@ func (a *app) snapshotRollback(pool *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rollback SNAPSHOT",
 		Short: "Put the snapshot's volume back to it",
-		Long: "Put the snapshot's volume back to it. The volume must not be attached. What was written since is gone, unless a newer snapshot has it; " +
-			"newer snapshots stay.",
+		Long: "Put the snapshot's volume back to it. The volume must not be attached. What was written since is gone, unless a newer snapshot\n" +
+			"has it; newer snapshots stay.",
 		Example: "  rowanctl volume detach db && rowanctl snapshot rollback before-upgrade",
 		Args:    names("SNAPSHOT"),
 		RunE: func(cmd *cobra.Command, args []string) error {

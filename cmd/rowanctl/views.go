@@ -36,9 +36,10 @@ type poolView struct {
 	Volumes       int    `json:"volumes"`
 	Snapshots     int    `json:"snapshots"`
 	Jobs          int    `json:"jobs"`
+
+	Metadata *metadataView `json:"metadata,omitempty"` // by show, of an open pool
 }
 
-// viewPool relies on the two having the same fields in the same order but for the state's place: it names them all.
 func viewPool(p engine.PoolInfo) poolView {
 	return poolView{
 		Name: p.Name, ID: p.ID, State: p.State, Reason: p.Reason, Member: p.Member, Device: p.Device, Size: p.Size, Used: p.Used, Free: p.Free,
@@ -55,6 +56,10 @@ func (p poolView) table(w io.Writer) error {
 			field{"Size", exact(p.Size)}, field{"Used", exact(p.Used)}, field{"Free", exact(p.Free)}, field{"Provisioned", exact(p.Provisioned)},
 			field{"Metadata", exact(p.MetadataBytes)}, field{"Volumes", strconv.Itoa(p.Volumes)}, field{"Snapshots", strconv.Itoa(p.Snapshots)},
 			field{"Being freed", strconv.Itoa(p.Jobs) + " layers"})
+	}
+	if p.Metadata != nil {
+		fields = append(fields, p.Metadata.fields()...)
+		fields = append(fields, field{"Metadata cost", p.Metadata.perBlock()})
 	}
 	return writeFields(w, fields...)
 }

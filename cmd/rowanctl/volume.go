@@ -14,8 +14,8 @@ func (a *app) volumeCommand() *cobra.Command {
 	var pool string
 	cmd := &cobra.Command{Use: "volume", Aliases: []string{"vol"}, Short: "Make, attach, look at, grow and delete volumes"}
 	cmd.PersistentFlags().StringVarP(&pool, "pool", "p", "", "the pool (may be left out where there is one)")
-	cmd.AddCommand(a.volumeCreate(&pool), a.volumeList(&pool), a.volumeShow(&pool), a.volumeLabel(&pool), a.volumeAttach(&pool), a.volumeDetach(&pool),
-		a.volumeGrow(&pool), a.volumeDelete(&pool))
+	cmd.AddCommand(a.volumeCreate(&pool), a.volumeList(&pool), a.volumeShow(&pool), a.volumeLabel(&pool),
+		a.volumeAttach(&pool), a.volumeDetach(&pool), a.volumeGrow(&pool), a.volumeDelete(&pool))
 	return cmd
 }
 
@@ -100,21 +100,48 @@ func (a *app) volumeShow(pool *string) *cobra.Command {
 		Args:  names("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.inPool(cmd, *pool, func(ctx context.Context, s *session, pool string) error {
-				var v engine.VolumeInfo
-				var attached []host.Attachment
+				var view volumeView
 				err := s.wait("looking at volume "+args[0], func() (err error) {
-					if v, err = s.Volume(ctx, pool, args[0]); err == nil {
-						attached, err = s.Attachments(ctx, pool)
-					}
+					view, err = s.showVolume(ctx, pool, args[0])
 					return err
 				})
 				if err != nil {
 					return err
 				}
-				return a.print(viewVolume(pool, v, attached))
+				return a.print(view)
 			})
 		},
 	}
+}
+
+func (s *session) showVolume(ctx context.Context, pool, name string) (volumeView, error) {
+	v, err := s.Volume(ctx, pool, name)
+	if err != nil {
+		return volumeView{}, err
+	}
+	attached, err := s.Attachments(ctx, pool)
+	if err != nil {
+		return volumeView{}, err
+	}
+	view := viewVolume(pool, v, attached)
+	if v.Counters != nil {
+		m, err := s.metadata(ctx, pool)
+		if err != nil {
+			return volumeView{}, err
+		}
+		view.Metadata = &m
+	}
+	return view, nil
+}
+
+// metadata is what an open pool's metadata wrote, set against its volumes' work.
+func (s *session) metadata(ctx context.Context, pool string) (metadataView, error) {
+	counts, err := s.Metadata(ctx, pool)
+	if err != nil {
+		return metadataView{}, err
+	}
+	volumes, err := s.Volumes(ctx, pool)
+	return viewMetadata(counts, volumes), err
 }
 
 func (a *app) volumeLabel(pool *string) *cobra.Command {

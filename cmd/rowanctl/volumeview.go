@@ -26,6 +26,7 @@ type volumeView struct {
 	Labels       map[string]string `json:"labels,omitempty"`
 	Attachment   *attachmentView   `json:"attachment,omitempty"`
 	Counters     *countersView     `json:"counters,omitempty"`
+	Metadata     *metadataView     `json:"poolMetadata,omitempty"` // by show, while attached
 }
 
 // countersView has the volume's work since it was attached, and what follows from it.
@@ -89,10 +90,14 @@ func (v volumeView) table(w io.Writer) error {
 	if err := writeFields(w, fields...); err != nil || v.Counters == nil {
 		return err
 	}
-	return v.Counters.table(w)
+	metadata := ""
+	if v.Metadata != nil {
+		metadata = v.Metadata.perBlock()
+	}
+	return v.Counters.write(w, field{"Pool metadata", metadata})
 }
 
-func (c countersView) table(w io.Writer) error {
+func (c countersView) write(w io.Writer, more field) error {
 	if _, err := io.WriteString(w, "\nSince it was attached:\n"); err != nil {
 		return err
 	}
@@ -111,7 +116,8 @@ func (c countersView) table(w io.Writer) error {
 	if err := writeRows(w, []string{"", ">REQUESTS", ">BYTES"}, rows); err != nil {
 		return err
 	}
-	return writeFields(w, field{"Read amplification", ratioText(c.ReadAmplification)}, field{"Write amplification", ratioText(c.WriteAmplification)})
+	return writeFields(w,
+		field{"Read amplification", ratioText(c.ReadAmplification)}, field{"Write amplification", ratioText(c.WriteAmplification)}, more)
 }
 
 func ratioText(r *float64) string {

@@ -1,7 +1,8 @@
 // Package bytesize reads and prints sizes in bytes as Kubernetes writes them: 512Mi, 10Gi, 1.5G, 4096.
 //
-// Contract: Parse takes a positive decimal number with at most one of the suffixes k M G T (powers of 1000) and Ki Mi Gi Ti (powers of 1024), and rounds
-// a fraction of a byte up, as resource.Quantity does. It refuses what the engine never needs: signs, exponents, milli-units, and sizes above Max.
+// Contract: Parse takes a positive decimal number with at most one of the suffixes k M G T (powers of 1000) and Ki Mi Gi Ti (powers of 1024), and
+// rounds a fraction of a byte up, as resource.Quantity does. It refuses what the engine never needs: signs, exponents, milli-units, and sizes
+// above Max.
 package bytesize
 
 import (

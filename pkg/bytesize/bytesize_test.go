@@ -21,8 +21,8 @@ func TestParse(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	for s, want := range map[string]error{
 		"": ErrSyntax, "Gi": ErrSyntax, ".": ErrSyntax, "ten": ErrSyntax, "-1Gi": ErrSyntax, "+1": ErrSyntax, "1 Gi": ErrSyntax, "1e3": ErrSyntax,
-		"0x10": ErrSyntax, "1K": ErrSyntax, "1m": ErrSyntax, "1GiB": ErrSyntax, "1GB": ErrSyntax, "1.2.3": ErrSyntax, "1/2": ErrSyntax, "1_000": ErrSyntax,
-		"NaN": ErrSyntax, "Inf": ErrSyntax, strings.Repeat("9", 100): ErrSyntax, "1Pi": ErrSyntax,
+		"0x10": ErrSyntax, "1K": ErrSyntax, "1m": ErrSyntax, "1GiB": ErrSyntax, "1GB": ErrSyntax, "1.2.3": ErrSyntax, "1/2": ErrSyntax,
+		"1_000": ErrSyntax, "NaN": ErrSyntax, "Inf": ErrSyntax, strings.Repeat("9", 100): ErrSyntax, "1Pi": ErrSyntax,
 		"0": ErrRange, "0Gi": ErrRange, "0.0": ErrRange, "64.0000000001Ti": ErrRange, "65Ti": ErrRange, "99999999999999999999": ErrRange,
 	} {
 		_, err := Parse(s)

@@ -74,8 +74,8 @@ func New(ctx context.Context, cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// Start opens all registered pools and resumes their attachments, each pool by itself in the background: one that takes long or fails holds up nobody.
-// It returns when the attacher has told what is attached. Operations on a pool wait for its opening.
+// Start opens all registered pools and resumes their attachments, each pool by itself in the background: one that takes long or fails holds up
+// nobody. It returns when the attacher has told what is attached. Operations on a pool wait for its opening.
 func (h *Host) Start(ctx context.Context) error {
 	if err := h.recall(ctx); err != nil {
 		return err
@@ -135,8 +135,8 @@ func (r registered) matches(i engine.PoolInfo) error {
 	return fmt.Errorf("open pool %q: %s holds pool %q (%s), not %s: %w", r.Name, r.Member, i.Name, i.ID, r.ID, engine.ErrForeign)
 }
 
-// Stop ends service without detaching anything: devices' requests are held back for the next engine, volumes and pools are closed. The caller has ended
-// its own requests to the host before, and exits after. When ctx ends first, what is left is closed the hard way, by the process's end.
+// Stop ends service without detaching anything: devices' requests are held back for the next engine, volumes and pools are closed. The caller has
+// ended its own requests to the host before, and exits after. When ctx ends first, what is left is closed the hard way, by the process's end.
 func (h *Host) Stop(ctx context.Context) error {
 	h.mu.Lock()
 	h.stopping = true

@@ -9,8 +9,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine"
 )
 
-// CheckName says whether name may be a pool's, volume's or snapshot's: what names it in the error. The rule is the engine's; it is held here too because
-// names become attachment ids and keys of locks before the engine sees them.
+// CheckName says whether name may be a pool's, volume's or snapshot's: what names it in the error. The rule is the engine's; it is held here too
+// because names become attachment ids and keys of locks before the engine sees them.
 func CheckName(what, name string) error {
 	if name == "" {
 		return fmt.Errorf("%s name: %w: it is empty", what, engine.ErrInvalid)

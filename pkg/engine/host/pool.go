@@ -5,6 +5,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/block"
 	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 )
 
 // Engine makes and opens pools; Real is the engine's own.
@@ -19,6 +20,7 @@ type Pool interface {
 	Close(ctx context.Context) error
 	Info() engine.PoolInfo // not after Close
 	Check(ctx context.Context) (engine.CheckReport, error)
+	MetadataCounts() metafs.Counts
 
 	CreateVolume(ctx context.Context, spec engine.VolumeSpec) (engine.VolumeInfo, error)
 	Volume(name string) (engine.VolumeInfo, error)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 )
 
 // OpenSpec names a pool to open: a registered one by Name, or one made elsewhere by Member (its folder, or the block device it was made on).
@@ -255,6 +256,15 @@ func (h *Host) setUnavailable(name string, reason error) {
 	defer h.mu.Unlock()
 	e := h.pools[name]
 	e.pool, e.state, e.reason = nil, StateUnavailable, reason
+}
+
+// Metadata tells what a pool's metadata wrote since it was opened.
+func (h *Host) Metadata(ctx context.Context, pool string) (c metafs.Counts, err error) {
+	err = h.with(ctx, pool, func(p Pool) error {
+		c = p.MetadataCounts()
+		return nil
+	})
+	return c, err
 }
 
 // Check verifies a pool's metadata while it is in use.

@@ -14,14 +14,15 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine"
 	"github.com/rowan-csi/rowan/pkg/engine/host"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 	pb "github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1"
 )
 
 // redial bounds how long a client goes on failing after the engine came back.
 const redial = 500 * time.Millisecond
 
-// Client speaks to an engine. It may be used from many goroutines, outlives the engine's restarts, and fails a call with ErrUnreachable while there is
-// no engine.
+// Client speaks to an engine. It may be used from many goroutines, outlives the engine's restarts, and fails a call with ErrUnreachable while
+// there is no engine.
 type Client struct {
 	socket string
 	conn   *grpc.ClientConn
@@ -115,6 +116,12 @@ func (c *Client) OpenPool(ctx context.Context, s host.OpenSpec) (engine.PoolInfo
 func (c *Client) ClosePool(ctx context.Context, name string) error {
 	_, err := c.engine.ClosePool(ctx, &pb.ClosePoolRequest{Name: name})
 	return fromStatus(c.socket, err)
+}
+
+// Metadata tells what a pool's metadata wrote since it was opened.
+func (c *Client) Metadata(ctx context.Context, pool string) (metafs.Counts, error) {
+	m, err := c.engine.GetPoolMetadata(ctx, &pb.GetPoolMetadataRequest{Name: pool})
+	return result(c, m, err, metadataFromWire)
 }
 
 // Check verifies a pool's metadata while it is in use.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine"
 	"github.com/rowan-csi/rowan/pkg/engine/host"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 	pb "github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1"
 )
 
@@ -91,6 +92,20 @@ func checkFromWire(r *pb.CheckReport) engine.CheckReport {
 	return engine.CheckReport{
 		Problems: r.GetProblems(), Volumes: int(r.GetVolumes()), Layers: int(r.GetLayers()),
 		Runs: r.GetRuns(), Blocks: r.GetBlocks(), Hidden: r.GetHidden(),
+	}
+}
+
+func metadataToWire(c metafs.Counts) *pb.PoolMetadata {
+	return &pb.PoolMetadata{
+		LogPayload: c.LogPayload, LogPadding: c.LogPadding, LogPrewrite: c.LogPrewrite, LogWrites: c.LogWrites,
+		Flush: c.Flush, Compaction: c.Compaction, Manifest: c.Manifest, Other: c.Other,
+	}
+}
+
+func metadataFromWire(c *pb.PoolMetadata) metafs.Counts {
+	return metafs.Counts{
+		LogPayload: c.GetLogPayload(), LogPadding: c.GetLogPadding(), LogPrewrite: c.GetLogPrewrite(), LogWrites: c.GetLogWrites(),
+		Flush: c.GetFlush(), Compaction: c.GetCompaction(), Manifest: c.GetManifest(), Other: c.GetOther(),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine"
 	"github.com/rowan-csi/rowan/pkg/engine/host"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 )
 
 // fill sets every field of a struct to something that is not its zero, different from every other.
@@ -74,5 +75,6 @@ func TestEveryFieldCrosses(t *testing.T) {
 	roundTrip[engine.VolumeInfo](t, volumeToWire, volumeFromWire)
 	roundTrip[engine.SnapshotInfo](t, snapshotToWire, snapshotFromWire)
 	roundTrip[engine.CheckReport](t, checkToWire, checkFromWire)
+	roundTrip[metafs.Counts](t, metadataToWire, metadataFromWire)
 	roundTrip[host.Attachment](t, attachmentToWire, attachmentFromWire)
 }

@@ -1,5 +1,5 @@
-// Package rpc is the protocol of the engine's unix socket: the server that puts it on a host (package host), and the client that gives the engine's own
-// Go types and errors back.
+// Package rpc is the protocol of the engine's unix socket: the server that puts it on a host (package host), and the client that gives the
+// engine's own Go types and errors back.
 //
 // Contract: for every exported sentinel error S of package engine, errors.Is(err, S) says the same at the client as at the server, and the text
 // arrives whole. A call ends at its context's deadline; one that came without a deadline ends after DefaultTimeout (LongTimeout for making, opening

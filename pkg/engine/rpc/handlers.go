@@ -64,6 +64,12 @@ func (s *Server) ClosePool(ctx context.Context, r *pb.ClosePoolRequest) (*pb.Clo
 	return &pb.ClosePoolResponse{}, s.host.ClosePool(ctx, r.Name)
 }
 
+// GetPoolMetadata implements the call.
+func (s *Server) GetPoolMetadata(ctx context.Context, r *pb.GetPoolMetadataRequest) (*pb.PoolMetadata, error) {
+	c, err := s.host.Metadata(ctx, r.Name)
+	return answer(c, err, metadataToWire)
+}
+
 // CheckPool implements the call.
 func (s *Server) CheckPool(ctx context.Context, r *pb.CheckPoolRequest) (*pb.CheckReport, error) {
 	c, err := s.host.Check(ctx, r.Name)

@@ -143,6 +143,10 @@ func TestEveryCall(t *testing.T) {
 	if r := must(c.Check(ctx, "p"))(t); r.Volumes != 1 || r.Layers != 2 || len(r.Problems) != 0 {
 		t.Errorf("check %+v", r)
 	}
+	e.engine.Disk("/pools/p").Wrote("v", 8)
+	if m := must(c.Metadata(ctx, "p"))(t); m.LogPayload != 60 || m.LogWrites != 1 {
+		t.Errorf("metadata %+v", m)
+	}
 	ok(t, c.Detach(ctx, "p", "v"))
 	must(c.RollbackVolume(ctx, "p", "v", "s"))(t)
 	must(c.CreateVolume(ctx, "p", engine.VolumeSpec{Name: "w", FromSnapshot: "s"}))(t)

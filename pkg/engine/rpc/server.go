@@ -9,6 +9,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine"
 	"github.com/rowan-csi/rowan/pkg/engine/host"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 	pb "github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1"
 )
 
@@ -27,6 +28,7 @@ type Host interface {
 	Pool(name string) (engine.PoolInfo, error)
 	OpenPool(ctx context.Context, spec host.OpenSpec) (engine.PoolInfo, error)
 	ClosePool(ctx context.Context, name string) error
+	Metadata(ctx context.Context, pool string) (metafs.Counts, error)
 	Check(ctx context.Context, pool string) (engine.CheckReport, error)
 
 	CreateVolume(ctx context.Context, pool string, spec engine.VolumeSpec) (engine.VolumeInfo, error)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine"
 	"github.com/rowan-csi/rowan/pkg/engine/host"
+	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 )
 
 // Epoch is when every object was made.
@@ -125,6 +126,7 @@ type Pool struct {
 	info      engine.PoolInfo
 	volumes   map[string]*volume
 	snapshots map[string]*engine.SnapshotInfo
+	metadata  metafs.Counts
 }
 
 var _ host.Pool = (*Pool)(nil)
@@ -171,6 +173,13 @@ func (p *Pool) Check(ctx context.Context) (engine.CheckReport, error) {
 	}
 	n := len(p.volumes)
 	return engine.CheckReport{Volumes: n, Layers: n + len(p.snapshots)}, nil
+}
+
+// MetadataCounts follows what Wrote has done: 30 bytes of log and 50 of tables for each new block.
+func (p *Pool) MetadataCounts() metafs.Counts {
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	return p.metadata
 }
 
 func (p *Pool) volume(name string) (*volume, error) {

@@ -162,6 +162,11 @@ func (p *Pool) Wrote(name string, blocks uint64) {
 	c.DataWrites, c.DataWriteBytes = c.DataWrites+blocks, c.DataWriteBytes+blocks*engine.BlockSize
 	c.FirstWrites, c.FirstWriteBytes = c.FirstWrites+first, c.FirstWriteBytes+first*engine.BlockSize
 	c.Flushes++
+	p.metadata.LogPayload += 30 * first
+	p.metadata.Flush += 20 * first
+	p.metadata.Compaction += 30 * first
+	p.metadata.LogPadding += 4096
+	p.metadata.LogWrites++
 	i.Counters = &c
 }
 

@@ -605,6 +605,151 @@ func (*ClosePoolResponse) Descriptor() ([]byte, []int) {
 	return file_engine_proto_rawDescGZIP(), []int{9}
 }
 
+type GetPoolMetadataRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPoolMetadataRequest) Reset() {
+	*x = GetPoolMetadataRequest{}
+	mi := &file_engine_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPoolMetadataRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPoolMetadataRequest) ProtoMessage() {}
+
+func (x *GetPoolMetadataRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPoolMetadataRequest.ProtoReflect.Descriptor instead.
+func (*GetPoolMetadataRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GetPoolMetadataRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// PoolMetadata is in bytes but for log_writes.
+type PoolMetadata struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LogPayload    uint64                 `protobuf:"varint,1,opt,name=log_payload,json=logPayload,proto3" json:"log_payload,omitempty"`
+	LogPadding    uint64                 `protobuf:"varint,2,opt,name=log_padding,json=logPadding,proto3" json:"log_padding,omitempty"`
+	LogPrewrite   uint64                 `protobuf:"varint,3,opt,name=log_prewrite,json=logPrewrite,proto3" json:"log_prewrite,omitempty"`
+	LogWrites     uint64                 `protobuf:"varint,4,opt,name=log_writes,json=logWrites,proto3" json:"log_writes,omitempty"`
+	Flush         uint64                 `protobuf:"varint,5,opt,name=flush,proto3" json:"flush,omitempty"`
+	Compaction    uint64                 `protobuf:"varint,6,opt,name=compaction,proto3" json:"compaction,omitempty"`
+	Manifest      uint64                 `protobuf:"varint,7,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	Other         uint64                 `protobuf:"varint,8,opt,name=other,proto3" json:"other,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolMetadata) Reset() {
+	*x = PoolMetadata{}
+	mi := &file_engine_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolMetadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolMetadata) ProtoMessage() {}
+
+func (x *PoolMetadata) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolMetadata.ProtoReflect.Descriptor instead.
+func (*PoolMetadata) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PoolMetadata) GetLogPayload() uint64 {
+	if x != nil {
+		return x.LogPayload
+	}
+	return 0
+}
+
+func (x *PoolMetadata) GetLogPadding() uint64 {
+	if x != nil {
+		return x.LogPadding
+	}
+	return 0
+}
+
+func (x *PoolMetadata) GetLogPrewrite() uint64 {
+	if x != nil {
+		return x.LogPrewrite
+	}
+	return 0
+}
+
+func (x *PoolMetadata) GetLogWrites() uint64 {
+	if x != nil {
+		return x.LogWrites
+	}
+	return 0
+}
+
+func (x *PoolMetadata) GetFlush() uint64 {
+	if x != nil {
+		return x.Flush
+	}
+	return 0
+}
+
+func (x *PoolMetadata) GetCompaction() uint64 {
+	if x != nil {
+		return x.Compaction
+	}
+	return 0
+}
+
+func (x *PoolMetadata) GetManifest() uint64 {
+	if x != nil {
+		return x.Manifest
+	}
+	return 0
+}
+
+func (x *PoolMetadata) GetOther() uint64 {
+	if x != nil {
+		return x.Other
+	}
+	return 0
+}
+
 type CheckPoolRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -614,7 +759,7 @@ type CheckPoolRequest struct {
 
 func (x *CheckPoolRequest) Reset() {
 	*x = CheckPoolRequest{}
-	mi := &file_engine_proto_msgTypes[10]
+	mi := &file_engine_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +771,7 @@ func (x *CheckPoolRequest) String() string {
 func (*CheckPoolRequest) ProtoMessage() {}
 
 func (x *CheckPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[10]
+	mi := &file_engine_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +784,7 @@ func (x *CheckPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPoolRequest.ProtoReflect.Descriptor instead.
 func (*CheckPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{10}
+	return file_engine_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CheckPoolRequest) GetName() string {
@@ -671,7 +816,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_engine_proto_msgTypes[11]
+	mi := &file_engine_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +828,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[11]
+	mi := &file_engine_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +841,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{11}
+	return file_engine_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Volume) GetName() string {
@@ -810,7 +955,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_engine_proto_msgTypes[12]
+	mi := &file_engine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +967,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[12]
+	mi := &file_engine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +980,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{12}
+	return file_engine_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Counters) GetReads() uint64 {
@@ -936,7 +1081,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[13]
+	mi := &file_engine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1093,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[13]
+	mi := &file_engine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1106,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{13}
+	return file_engine_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateVolumeRequest) GetPool() string {
@@ -1015,7 +1160,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1172,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1185,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{14}
+	return file_engine_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListVolumesRequest) GetPool() string {
@@ -1060,7 +1205,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1217,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1230,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{15}
+	return file_engine_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetVolumeRequest) GetPool() string {
@@ -1113,7 +1258,7 @@ type GrowVolumeRequest struct {
 
 func (x *GrowVolumeRequest) Reset() {
 	*x = GrowVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1270,7 @@ func (x *GrowVolumeRequest) String() string {
 func (*GrowVolumeRequest) ProtoMessage() {}
 
 func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1283,7 @@ func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GrowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{16}
+	return file_engine_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GrowVolumeRequest) GetPool() string {
@@ -1172,7 +1317,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1329,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1342,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{17}
+	return file_engine_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteVolumeRequest) GetPool() string {
@@ -1222,7 +1367,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1379,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1392,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{18}
+	return file_engine_proto_rawDescGZIP(), []int{20}
 }
 
 type SetVolumeLabelsRequest struct {
@@ -1261,7 +1406,7 @@ type SetVolumeLabelsRequest struct {
 
 func (x *SetVolumeLabelsRequest) Reset() {
 	*x = SetVolumeLabelsRequest{}
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1418,7 @@ func (x *SetVolumeLabelsRequest) String() string {
 func (*SetVolumeLabelsRequest) ProtoMessage() {}
 
 func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1431,7 @@ func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLabelsRequest.ProtoReflect.Descriptor instead.
 func (*SetVolumeLabelsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{19}
+	return file_engine_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetVolumeLabelsRequest) GetPool() string {
@@ -1321,7 +1466,7 @@ type RollbackVolumeRequest struct {
 
 func (x *RollbackVolumeRequest) Reset() {
 	*x = RollbackVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1478,7 @@ func (x *RollbackVolumeRequest) String() string {
 func (*RollbackVolumeRequest) ProtoMessage() {}
 
 func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1491,7 @@ func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RollbackVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{20}
+	return file_engine_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RollbackVolumeRequest) GetPool() string {
@@ -1384,7 +1529,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1541,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1554,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{21}
+	return file_engine_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Attachment) GetPool() string {
@@ -1458,7 +1603,7 @@ type AttachVolumeRequest struct {
 
 func (x *AttachVolumeRequest) Reset() {
 	*x = AttachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1615,7 @@ func (x *AttachVolumeRequest) String() string {
 func (*AttachVolumeRequest) ProtoMessage() {}
 
 func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1628,7 @@ func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AttachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{22}
+	return file_engine_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AttachVolumeRequest) GetPool() string {
@@ -1517,7 +1662,7 @@ type DetachVolumeRequest struct {
 
 func (x *DetachVolumeRequest) Reset() {
 	*x = DetachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1674,7 @@ func (x *DetachVolumeRequest) String() string {
 func (*DetachVolumeRequest) ProtoMessage() {}
 
 func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1687,7 @@ func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DetachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{23}
+	return file_engine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DetachVolumeRequest) GetPool() string {
@@ -1567,7 +1712,7 @@ type DetachVolumeResponse struct {
 
 func (x *DetachVolumeResponse) Reset() {
 	*x = DetachVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1724,7 @@ func (x *DetachVolumeResponse) String() string {
 func (*DetachVolumeResponse) ProtoMessage() {}
 
 func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1737,7 @@ func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DetachVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{24}
+	return file_engine_proto_rawDescGZIP(), []int{26}
 }
 
 type ListAttachmentsRequest struct {
@@ -1605,7 +1750,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1762,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1775,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{25}
+	return file_engine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListAttachmentsRequest) GetPool() string {
@@ -1656,7 +1801,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1813,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1826,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{26}
+	return file_engine_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Snapshot) GetName() string {
@@ -1752,7 +1897,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1909,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1922,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{27}
+	return file_engine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateSnapshotRequest) GetPool() string {
@@ -1819,7 +1964,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1976,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1989,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{28}
+	return file_engine_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListSnapshotsRequest) GetPool() string {
@@ -1873,7 +2018,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2030,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2043,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{29}
+	return file_engine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetSnapshotRequest) GetPool() string {
@@ -1932,7 +2077,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2089,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2102,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -1984,7 +2129,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2141,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2154,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -2034,7 +2179,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2191,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2204,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_proto_rawDescGZIP(), []int{34}
 }
 
 type CheckReport struct {
@@ -2077,7 +2222,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2234,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2247,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -2190,7 +2335,23 @@ const file_engine_proto_rawDesc = "" +
 	"\tread_only\x18\x04 \x01(\bR\breadOnly\"&\n" +
 	"\x10ClosePoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x13\n" +
-	"\x11ClosePoolResponse\"&\n" +
+	"\x11ClosePoolResponse\",\n" +
+	"\x16GetPoolMetadataRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xfa\x01\n" +
+	"\fPoolMetadata\x12\x1f\n" +
+	"\vlog_payload\x18\x01 \x01(\x04R\n" +
+	"logPayload\x12\x1f\n" +
+	"\vlog_padding\x18\x02 \x01(\x04R\n" +
+	"logPadding\x12!\n" +
+	"\flog_prewrite\x18\x03 \x01(\x04R\vlogPrewrite\x12\x1d\n" +
+	"\n" +
+	"log_writes\x18\x04 \x01(\x04R\tlogWrites\x12\x14\n" +
+	"\x05flush\x18\x05 \x01(\x04R\x05flush\x12\x1e\n" +
+	"\n" +
+	"compaction\x18\x06 \x01(\x04R\n" +
+	"compaction\x12\x1a\n" +
+	"\bmanifest\x18\a \x01(\x04R\bmanifest\x12\x14\n" +
+	"\x05other\x18\b \x01(\x04R\x05other\"&\n" +
 	"\x10CheckPoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xeb\x03\n" +
 	"\x06Volume\x12\x12\n" +
@@ -2326,7 +2487,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06layers\x18\x03 \x01(\x03R\x06layers\x12\x12\n" +
 	"\x04runs\x18\x04 \x01(\x03R\x04runs\x12\x16\n" +
 	"\x06blocks\x18\x05 \x01(\x03R\x06blocks\x12\x16\n" +
-	"\x06hidden\x18\x06 \x01(\x03R\x06hidden2\xbb\r\n" +
+	"\x06hidden\x18\x06 \x01(\x03R\x06hidden2\x96\x0e\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
@@ -2334,7 +2495,8 @@ const file_engine_proto_rawDesc = "" +
 	"\tListPools\x12!.rowan.engine.v1.ListPoolsRequest\x1a\x15.rowan.engine.v1.Pool0\x01\x12A\n" +
 	"\aGetPool\x12\x1f.rowan.engine.v1.GetPoolRequest\x1a\x15.rowan.engine.v1.Pool\x12C\n" +
 	"\bOpenPool\x12 .rowan.engine.v1.OpenPoolRequest\x1a\x15.rowan.engine.v1.Pool\x12R\n" +
-	"\tClosePool\x12!.rowan.engine.v1.ClosePoolRequest\x1a\".rowan.engine.v1.ClosePoolResponse\x12L\n" +
+	"\tClosePool\x12!.rowan.engine.v1.ClosePoolRequest\x1a\".rowan.engine.v1.ClosePoolResponse\x12Y\n" +
+	"\x0fGetPoolMetadata\x12'.rowan.engine.v1.GetPoolMetadataRequest\x1a\x1d.rowan.engine.v1.PoolMetadata\x12L\n" +
 	"\tCheckPool\x12!.rowan.engine.v1.CheckPoolRequest\x1a\x1c.rowan.engine.v1.CheckReport\x12M\n" +
 	"\fCreateVolume\x12$.rowan.engine.v1.CreateVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12M\n" +
 	"\vListVolumes\x12#.rowan.engine.v1.ListVolumesRequest\x1a\x17.rowan.engine.v1.Volume0\x01\x12G\n" +
@@ -2364,7 +2526,7 @@ func file_engine_proto_rawDescGZIP() []byte {
 	return file_engine_proto_rawDescData
 }
 
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_engine_proto_goTypes = []any{
 	(*ErrorDetail)(nil),            // 0: rowan.engine.v1.ErrorDetail
 	(*VersionRequest)(nil),         // 1: rowan.engine.v1.VersionRequest
@@ -2376,91 +2538,95 @@ var file_engine_proto_goTypes = []any{
 	(*OpenPoolRequest)(nil),        // 7: rowan.engine.v1.OpenPoolRequest
 	(*ClosePoolRequest)(nil),       // 8: rowan.engine.v1.ClosePoolRequest
 	(*ClosePoolResponse)(nil),      // 9: rowan.engine.v1.ClosePoolResponse
-	(*CheckPoolRequest)(nil),       // 10: rowan.engine.v1.CheckPoolRequest
-	(*Volume)(nil),                 // 11: rowan.engine.v1.Volume
-	(*Counters)(nil),               // 12: rowan.engine.v1.Counters
-	(*CreateVolumeRequest)(nil),    // 13: rowan.engine.v1.CreateVolumeRequest
-	(*ListVolumesRequest)(nil),     // 14: rowan.engine.v1.ListVolumesRequest
-	(*GetVolumeRequest)(nil),       // 15: rowan.engine.v1.GetVolumeRequest
-	(*GrowVolumeRequest)(nil),      // 16: rowan.engine.v1.GrowVolumeRequest
-	(*DeleteVolumeRequest)(nil),    // 17: rowan.engine.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),   // 18: rowan.engine.v1.DeleteVolumeResponse
-	(*SetVolumeLabelsRequest)(nil), // 19: rowan.engine.v1.SetVolumeLabelsRequest
-	(*RollbackVolumeRequest)(nil),  // 20: rowan.engine.v1.RollbackVolumeRequest
-	(*Attachment)(nil),             // 21: rowan.engine.v1.Attachment
-	(*AttachVolumeRequest)(nil),    // 22: rowan.engine.v1.AttachVolumeRequest
-	(*DetachVolumeRequest)(nil),    // 23: rowan.engine.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil),   // 24: rowan.engine.v1.DetachVolumeResponse
-	(*ListAttachmentsRequest)(nil), // 25: rowan.engine.v1.ListAttachmentsRequest
-	(*Snapshot)(nil),               // 26: rowan.engine.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),  // 27: rowan.engine.v1.CreateSnapshotRequest
-	(*ListSnapshotsRequest)(nil),   // 28: rowan.engine.v1.ListSnapshotsRequest
-	(*GetSnapshotRequest)(nil),     // 29: rowan.engine.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),    // 30: rowan.engine.v1.GetSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),  // 31: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil), // 32: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),            // 33: rowan.engine.v1.CheckReport
-	nil,                            // 34: rowan.engine.v1.Volume.LabelsEntry
-	nil,                            // 35: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                            // 36: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                            // 37: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                            // 38: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 39: google.protobuf.Timestamp
+	(*GetPoolMetadataRequest)(nil), // 10: rowan.engine.v1.GetPoolMetadataRequest
+	(*PoolMetadata)(nil),           // 11: rowan.engine.v1.PoolMetadata
+	(*CheckPoolRequest)(nil),       // 12: rowan.engine.v1.CheckPoolRequest
+	(*Volume)(nil),                 // 13: rowan.engine.v1.Volume
+	(*Counters)(nil),               // 14: rowan.engine.v1.Counters
+	(*CreateVolumeRequest)(nil),    // 15: rowan.engine.v1.CreateVolumeRequest
+	(*ListVolumesRequest)(nil),     // 16: rowan.engine.v1.ListVolumesRequest
+	(*GetVolumeRequest)(nil),       // 17: rowan.engine.v1.GetVolumeRequest
+	(*GrowVolumeRequest)(nil),      // 18: rowan.engine.v1.GrowVolumeRequest
+	(*DeleteVolumeRequest)(nil),    // 19: rowan.engine.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),   // 20: rowan.engine.v1.DeleteVolumeResponse
+	(*SetVolumeLabelsRequest)(nil), // 21: rowan.engine.v1.SetVolumeLabelsRequest
+	(*RollbackVolumeRequest)(nil),  // 22: rowan.engine.v1.RollbackVolumeRequest
+	(*Attachment)(nil),             // 23: rowan.engine.v1.Attachment
+	(*AttachVolumeRequest)(nil),    // 24: rowan.engine.v1.AttachVolumeRequest
+	(*DetachVolumeRequest)(nil),    // 25: rowan.engine.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),   // 26: rowan.engine.v1.DetachVolumeResponse
+	(*ListAttachmentsRequest)(nil), // 27: rowan.engine.v1.ListAttachmentsRequest
+	(*Snapshot)(nil),               // 28: rowan.engine.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),  // 29: rowan.engine.v1.CreateSnapshotRequest
+	(*ListSnapshotsRequest)(nil),   // 30: rowan.engine.v1.ListSnapshotsRequest
+	(*GetSnapshotRequest)(nil),     // 31: rowan.engine.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),    // 32: rowan.engine.v1.GetSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),  // 33: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil), // 34: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),            // 35: rowan.engine.v1.CheckReport
+	nil,                            // 36: rowan.engine.v1.Volume.LabelsEntry
+	nil,                            // 37: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                            // 38: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                            // 39: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                            // 40: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 41: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
-	39, // 0: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	34, // 1: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
-	12, // 2: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
-	35, // 3: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	36, // 4: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	39, // 5: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	37, // 6: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	38, // 7: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	26, // 8: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
+	41, // 0: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	36, // 1: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	14, // 2: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
+	37, // 3: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	38, // 4: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	41, // 5: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	39, // 6: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	40, // 7: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	28, // 8: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
 	1,  // 9: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
 	4,  // 10: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
 	5,  // 11: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
 	6,  // 12: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
 	7,  // 13: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
 	8,  // 14: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
-	10, // 15: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
-	13, // 16: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
-	14, // 17: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
-	15, // 18: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
-	16, // 19: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
-	17, // 20: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
-	19, // 21: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
-	20, // 22: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
-	22, // 23: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
-	23, // 24: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
-	25, // 25: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
-	27, // 26: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
-	28, // 27: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
-	29, // 28: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	31, // 29: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	2,  // 30: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	3,  // 31: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	3,  // 32: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	3,  // 33: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	3,  // 34: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	9,  // 35: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	33, // 36: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	11, // 37: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	11, // 38: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	11, // 39: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	11, // 40: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	18, // 41: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	11, // 42: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	11, // 43: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	21, // 44: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	24, // 45: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	21, // 46: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	26, // 47: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	26, // 48: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	30, // 49: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	32, // 50: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	30, // [30:51] is the sub-list for method output_type
-	9,  // [9:30] is the sub-list for method input_type
+	10, // 15: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
+	12, // 16: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
+	15, // 17: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
+	16, // 18: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
+	17, // 19: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
+	18, // 20: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
+	19, // 21: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
+	21, // 22: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
+	22, // 23: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
+	24, // 24: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
+	25, // 25: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
+	27, // 26: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
+	29, // 27: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
+	30, // 28: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
+	31, // 29: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
+	33, // 30: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	2,  // 31: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	3,  // 32: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	3,  // 33: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	3,  // 34: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	3,  // 35: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	9,  // 36: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	11, // 37: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	35, // 38: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	13, // 39: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	13, // 40: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	13, // 41: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	13, // 42: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	20, // 43: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	13, // 44: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	13, // 45: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	23, // 46: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	26, // 47: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	23, // 48: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	28, // 49: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	28, // 50: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	32, // 51: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	34, // 52: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	31, // [31:53] is the sub-list for method output_type
+	9,  // [9:31] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -2477,7 +2643,7 @@ func file_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

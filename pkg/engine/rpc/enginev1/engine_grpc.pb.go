@@ -29,6 +29,7 @@ const (
 	Engine_GetPool_FullMethodName         = "/rowan.engine.v1.Engine/GetPool"
 	Engine_OpenPool_FullMethodName        = "/rowan.engine.v1.Engine/OpenPool"
 	Engine_ClosePool_FullMethodName       = "/rowan.engine.v1.Engine/ClosePool"
+	Engine_GetPoolMetadata_FullMethodName = "/rowan.engine.v1.Engine/GetPoolMetadata"
 	Engine_CheckPool_FullMethodName       = "/rowan.engine.v1.Engine/CheckPool"
 	Engine_CreateVolume_FullMethodName    = "/rowan.engine.v1.Engine/CreateVolume"
 	Engine_ListVolumes_FullMethodName     = "/rowan.engine.v1.Engine/ListVolumes"
@@ -60,6 +61,8 @@ type EngineClient interface {
 	OpenPool(ctx context.Context, in *OpenPoolRequest, opts ...grpc.CallOption) (*Pool, error)
 	// ClosePool closes a pool without attached volumes and forgets it; nothing in it is changed.
 	ClosePool(ctx context.Context, in *ClosePoolRequest, opts ...grpc.CallOption) (*ClosePoolResponse, error)
+	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
+	GetPoolMetadata(ctx context.Context, in *GetPoolMetadataRequest, opts ...grpc.CallOption) (*PoolMetadata, error)
 	CheckPool(ctx context.Context, in *CheckPoolRequest, opts ...grpc.CallOption) (*CheckReport, error)
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	ListVolumes(ctx context.Context, in *ListVolumesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Volume], error)
@@ -152,6 +155,16 @@ func (c *engineClient) ClosePool(ctx context.Context, in *ClosePoolRequest, opts
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ClosePoolResponse)
 	err := c.cc.Invoke(ctx, Engine_ClosePool_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) GetPoolMetadata(ctx context.Context, in *GetPoolMetadataRequest, opts ...grpc.CallOption) (*PoolMetadata, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PoolMetadata)
+	err := c.cc.Invoke(ctx, Engine_GetPoolMetadata_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -349,6 +362,8 @@ type EngineServer interface {
 	OpenPool(context.Context, *OpenPoolRequest) (*Pool, error)
 	// ClosePool closes a pool without attached volumes and forgets it; nothing in it is changed.
 	ClosePool(context.Context, *ClosePoolRequest) (*ClosePoolResponse, error)
+	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
+	GetPoolMetadata(context.Context, *GetPoolMetadataRequest) (*PoolMetadata, error)
 	CheckPool(context.Context, *CheckPoolRequest) (*CheckReport, error)
 	CreateVolume(context.Context, *CreateVolumeRequest) (*Volume, error)
 	ListVolumes(*ListVolumesRequest, grpc.ServerStreamingServer[Volume]) error
@@ -395,6 +410,9 @@ func (UnimplementedEngineServer) OpenPool(context.Context, *OpenPoolRequest) (*P
 }
 func (UnimplementedEngineServer) ClosePool(context.Context, *ClosePoolRequest) (*ClosePoolResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ClosePool not implemented")
+}
+func (UnimplementedEngineServer) GetPoolMetadata(context.Context, *GetPoolMetadataRequest) (*PoolMetadata, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPoolMetadata not implemented")
 }
 func (UnimplementedEngineServer) CheckPool(context.Context, *CheckPoolRequest) (*CheckReport, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckPool not implemented")
@@ -559,6 +577,24 @@ func _Engine_ClosePool_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EngineServer).ClosePool(ctx, req.(*ClosePoolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_GetPoolMetadata_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPoolMetadataRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).GetPoolMetadata(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_GetPoolMetadata_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).GetPoolMetadata(ctx, req.(*GetPoolMetadataRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -838,6 +874,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ClosePool",
 			Handler:    _Engine_ClosePool_Handler,
+		},
+		{
+			MethodName: "GetPoolMetadata",
+			Handler:    _Engine_GetPoolMetadata_Handler,
 		},
 		{
 			MethodName: "CheckPool",
