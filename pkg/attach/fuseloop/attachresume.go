@@ -106,7 +106,7 @@ func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) 
 		return err
 	}
 	if t.a.keeper != nil && t.server.proto.Caps&capResend == 0 {
-		return noResend
+		return errNoResend
 	}
 	pin, err := m.pin(t.server.name)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
-var noResend = fmt.Errorf("kernel cannot send requests again after a restart (FUSE_HAS_RESEND, kernel 6.9): %w for devices that must survive one; "+
+var errNoResend = fmt.Errorf("kernel cannot send requests again after a restart (FUSE_HAS_RESEND, kernel 6.9): %w for devices that must survive one; "+
 	"without a keeper it works", attach.ErrUnavailable)
 
 // Available says whether this mechanism works here, takeover included; nil, or an ErrUnavailable that names everything that is missing. It makes a mount
@@ -45,7 +45,7 @@ func tryMount() error {
 	select {
 	case <-s.ready:
 		if err = s.initErr; err == nil && s.proto.Caps&capResend == 0 {
-			err = noResend
+			err = errNoResend
 		}
 	case <-s.ended:
 		err = s.failure()

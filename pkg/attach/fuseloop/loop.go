@@ -62,7 +62,7 @@ func (l loops) status(n int, name string) (id identity, ok bool, err error) {
 	if err != nil {
 		return identity{}, false, err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY, 0)
+	f, err := openPlain(path, unix.O_RDONLY)
 	if err != nil {
 		if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) {
 			return identity{}, false, nil
@@ -111,7 +111,7 @@ func (l loops) find(r record) (int, error) {
 
 // configure puts a free loop device before file. name is what it is called there.
 func (l loops) configure(file *os.File, name string, sector int, readOnly bool) (int, error) {
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	control, err := openPlain("/dev/loop-control", unix.O_RDWR)
 	if err != nil {
 		return noLoop, fmt.Errorf("open /dev/loop-control (is the loop module loaded?): %w", err)
 	}
@@ -131,7 +131,7 @@ func (l loops) configure(file *os.File, name string, sector int, readOnly bool) 
 		if err != nil {
 			return noLoop, err
 		}
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		f, err := openPlain(path, unix.O_RDWR)
 		if err != nil {
 			return noLoop, fmt.Errorf("open %s: %w", path, err)
 		}
@@ -174,7 +174,7 @@ func (l loops) check(n int, readOnly bool) error {
 
 // grow makes the device show its file's size, and returns what it shows.
 func (l loops) grow(n int) (int64, error) {
-	f, err := os.OpenFile(l.path(n), os.O_RDONLY, 0)
+	f, err := openPlain(l.path(n), unix.O_RDONLY)
 	if err != nil {
 		return 0, fmt.Errorf("open the device to grow it: %w", err)
 	}
@@ -221,7 +221,7 @@ func (l loops) clear(ctx context.Context, r record) error {
 // device must not vanish later under somebody who was told that it stays.
 func (l loops) clearOnce(n int, id identity) error {
 	path := l.path(n)
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_EXCL, 0) // exclusive: nobody mounts it meanwhile
+	f, err := openPlain(path, unix.O_RDONLY|unix.O_EXCL) // exclusive: nobody mounts it meanwhile
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("detach %s: %w", path, attach.ErrInUse)

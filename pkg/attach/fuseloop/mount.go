@@ -31,11 +31,11 @@ func newMount() (*mount, error) {
 }
 
 func openFuse() (*os.File, error) {
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	f, err := openPlain("/dev/fuse", unix.O_RDWR)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/fuse (is the fuse module loaded?): %w", err)
 	}
-	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
+	return f, nil
 }
 
 func mountRoot(fuse *os.File) (*os.File, error) {
@@ -71,13 +71,27 @@ func (m *mount) pin(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// openPlain opens without telling Go's poller. os.OpenFile offers each file to epoll, and the kernel then asks a FUSE file's server (FUSE_POLL) with epoll's
+// lock held; where the server is this process, its threads may be waiting for that very lock.
+func openPlain(path string, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case !errors.Is(err, unix.EINTR):
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
 // reopen opens a pinned file for I/O.
 func reopen(pin *os.File, readOnly bool) (*os.File, error) {
-	flags := os.O_RDWR
+	flags := unix.O_RDWR
 	if readOnly {
-		flags = os.O_RDONLY
+		flags = unix.O_RDONLY
 	}
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", pin.Fd()), flags, 0)
+	f, err := openPlain(fmt.Sprintf("/proc/self/fd/%d", pin.Fd()), flags)
 	if err != nil {
 		return nil, fmt.Errorf("open the file behind the device: %w", err)
 	}
