@@ -24,7 +24,6 @@ func Options(fs *FS, cacheBytes int64) *pebble.Options {
 		// Pebble compacts L0 at half this many sublevels. With its default of 4, random runs were rewritten twice as often.
 		L0CompactionThreshold: 8,
 		L0StopWritesThreshold: 24,
-		LBaseMaxBytes:         256 << 20,
 		MaxOpenFiles:          500,
 		MaxManifestFileSize:   16 << 20,
 	}
