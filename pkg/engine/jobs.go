@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -106,13 +107,13 @@ func (p *Pool) touchedFrom(gen uint64, page uint32) (pages []uint32, err error) 
 		}
 		return nil
 	})
-	if err == errEnough {
+	if errors.Is(err, errEnough) {
 		err = nil
 	}
 	return pages, err
 }
 
-var errEnough = fmt.Errorf("enough")
+var errEnough = errors.New("enough")
 
 // step rewrites some of the pages, as many as fit a commit, and returns how many.
 func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {

@@ -83,6 +83,7 @@ func (p *Pool) fail(cause error) {
 			p.event("the pool failed and its ring could not be marked", "error", rerr)
 		}
 	}
+	p.preparing.jobEnded() // those who wait for jobs learn that they wait in vain
 	p.event("the pool has failed and takes no more writes; read what you need, then restart the machine", "cause", cause)
 }
 
