@@ -47,19 +47,21 @@ verify-generate: ## Fail if generated code is not what make generate makes
 		echo "the tree is not clean after make generate: commit what it changed" >&2; exit 1; fi
 
 .PHONY: sanity
-sanity: ## Run the CSI project's own conformance tests against the driver
-	@hack/setup.sh test
-	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) -run Sanity ./pkg/driver/...
+sanity: ## Run the CSI project's own conformance tests against driver, engine and kernel (as root)
+	@hack/setup.sh demo
+	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) ./test/e2e/sanity
 
 .PHONY: demo
-demo: build ## Show snapshot, restore, rollback and delete on a pool made for the demo
+demo: ## Show snapshot, restore, rollback and delete through the CSI socket, on a pool in a file (as root)
 	@hack/setup.sh demo
-	bin/rowanctl demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -trimpath -o bin/demo ./hack/demo
+	@bin/demo
 
 .PHONY: kill-test
-kill-test: build ## Kill the engine again and again under verified I/O
-	@hack/setup.sh bench
-	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) ./test/e2e/crash/...
+kill-test: ## Kill the engine 20 times under verified I/O (as root); SEED=n repeats a run's choices
+	@hack/setup.sh demo
+	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) ./test/e2e/crash -args -kills 20 $(if $(SEED),-seed $(SEED))
 
 .PHONY: bench
 bench: build ## Measure the engine on this machine

@@ -22,6 +22,12 @@ if [ $# -eq 0 ]; then
 	exit 2
 fi
 
+# Devices that a module may have to be loaded for; what needs them says so if that did not help.
+if [ "$(id -u)" = 0 ] && command -v modprobe >/dev/null; then
+	[ -e /dev/fuse ] || modprobe -q fuse || true
+	[ -e /dev/loop-control ] || modprobe -q loop || true
+fi
+
 missing=() packages=() soft=yes
 for target in "$@"; do
 	if [ -z "${needs[$target]:-}" ]; then

@@ -17,6 +17,9 @@ import (
 // order is how long ending in order may take before force is used.
 const order = 60 * time.Second
 
+// ErrLeft is in Close's error when something could not be taken away; the text names it.
+var ErrLeft = errors.New("left behind")
+
 // Close ends everything and looks for what is left.
 func (s *Stack) Close() error {
 	s.closing.Do(func() { s.closeErr = s.close() })
@@ -57,7 +60,7 @@ func (s *Stack) close() error {
 		}
 	}
 	if left := s.leftovers(); len(left) > 0 {
-		note("clean up", fmt.Errorf("these are left: %s", strings.Join(left, ", ")))
+		note("clean up", fmt.Errorf("%w: %s", ErrLeft, strings.Join(left, ", ")))
 	}
 	return errors.Join(errs...)
 }
