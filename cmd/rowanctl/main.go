@@ -93,7 +93,7 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.socket, "socket", "/run/rowan/engine.sock", "the engine's socket")
 	f.StringVarP(&a.output, "output", "o", "table", "how to print: table or json")
 	f.DurationVar(&a.timeout, "timeout", 0, "how long a call may take (0: as long as the engine allows)")
-	root.AddCommand(a.poolCommand(), a.volumeCommand(), a.snapshotCommand(), a.versionCommand())
+	root.AddCommand(a.poolCommand(), a.volumeCommand(), a.snapshotCommand(), newBenchCommand(), a.versionCommand())
 	group(root)
 	return root
 }

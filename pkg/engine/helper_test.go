@@ -80,9 +80,7 @@ func (tp *testPool) kill() error {
 	}
 	close(p.stop)
 	p.wg.Wait()
-	p.store.close()
-	err := p.store.db.Close()
-	p.meta.Close()
+	err := p.closeStore()
 	return errors.Join(err, p.pages.close(), p.ring.Close(), p.member.Close())
 }
 

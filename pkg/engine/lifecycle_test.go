@@ -262,6 +262,31 @@ func TestFailedFlush(t *testing.T) {
 	expect(t, p.open("v"), data)
 }
 
+// A metadata log that cannot be written fails the pool, and nobody hangs; another process, in another boot, finds what was flushed.
+func TestFailedLog(t *testing.T) {
+	o := testOptions(t)
+	faults := fsys.Fault(fsys.OS())
+	o.fs = faults
+	p := newPool(t, o, MinPoolSize)
+	v := p.volume("v", 4<<20)
+	data := fill(t, v, 1)
+	must(t, v.Flush())
+	faults.Add(fsys.Rule{Op: fsys.OpWriteDurable, Glob: "*.log", Err: unix.EIO})
+	if _, err := p.CreateVolume(t.Context(), VolumeSpec{Name: "w", Size: 1 << 20}); err == nil {
+		t.Fatal("a volume was made without a log")
+	}
+	if _, err := v.WriteAt(data[:BlockSize], 0); !errors.Is(err, ErrFailed) {
+		t.Fatalf("write to a failed pool: %v", err)
+	}
+	expect(t, v, data)
+	if info := p.Info(); info.State != "Failed" {
+		t.Fatalf("%+v", info)
+	}
+	if err := p.Close(t.Context()); err == nil {
+		t.Fatal("a failed pool closed as if nothing had happened")
+	}
+}
+
 // A full pool: new blocks get ENOSPC, owned ones are overwritten, a deleted snapshot's space lets the waiting write go on.
 func TestFullPool(t *testing.T) {
 	o := testOptions(t)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -110,17 +111,13 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 			}
 		}
 	}()
-	meta := metafs.New(o.fs, metafs.Config{OnFatal: p.fail, OnNoSpace: p.releaseBallast})
-	p.meta = meta
-	undo = append(undo, func() error { meta.Close(); return nil })
-	po := metafs.Options(meta, pebbleCache)
-	po.ReadOnly = o.ReadOnly
-	po.ErrorIfNotExists = !fresh
-	db, err := pebble.Open(m.MetaDir(), po)
+	db, dead, err := p.openPebble(fresh)
 	if err != nil {
-		return nil, fmt.Errorf("open metadata in %s: %w", m.MetaDir(), metadataError(err))
+		return nil, err
 	}
-	undo = append(undo, db.Close)
+	closeDB := db.Close
+	undo = append(undo, func() error { p.meta.Close(); return nil })
+	undo = append(undo, func() error { return closeDB() })
 	rec, err := readPoolRecord(db, fresh)
 	if err != nil {
 		return nil, err
@@ -136,8 +133,8 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 		return nil, err
 	}
 	undo = append(undo, p.pages.close)
-	p.store = newStore(db, rec, segUsed, p.fail)
-	undo = append(undo, func() error { p.store.close(); return nil })
+	p.store = newStore(db, rec, segUsed, p.fail, dead)
+	closeDB = p.store.close
 	if o.ReadOnly {
 		p.readOnly = fmt.Errorf("pool %q: %w", p.name(), errReadOnly)
 		p.alloc = alloc.New(storeView{db}, segments)
@@ -164,6 +161,38 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	}
 	p.start()
 	return p, nil
+}
+
+// openPebble opens the metadata. Where Pebble cannot go on, metafs keeps its goroutines from returning, so it is opened on one of its own.
+func (p *Pool) openPebble(fresh bool) (*pebble.DB, <-chan struct{}, error) {
+	dead := make(chan struct{})
+	var once sync.Once
+	p.meta = metafs.New(p.fs, metafs.Config{OnNoSpace: p.releaseBallast, OnFatal: func(err error) {
+		p.fail(err)
+		once.Do(func() { close(dead) })
+	}})
+	o := metafs.Options(p.meta, pebbleCache)
+	o.ReadOnly, o.ErrorIfNotExists = p.options.ReadOnly, !fresh
+	type opened struct {
+		db  *pebble.DB
+		err error
+	}
+	result := make(chan opened, 1)
+	dir := p.member.MetaDir()
+	go func() {
+		db, err := pebble.Open(dir, o)
+		result <- opened{db, err}
+	}()
+	select {
+	case r := <-result:
+		if r.err == nil {
+			return r.db, dead, nil
+		}
+		p.meta.Close()
+		return nil, nil, fmt.Errorf("open metadata in %s: %w", dir, metadataError(r.err))
+	case <-dead:
+		return nil, nil, p.failure()
+	}
 }
 
 var errReadOnly = errors.New("the pool is open for looking only")

@@ -135,9 +135,7 @@ func (p *Pool) Close(ctx context.Context) error {
 		}
 	}
 	p.epochs.Wait()
-	p.store.close()
-	errs = errors.Join(errs, p.store.db.Close())
-	p.meta.Close()
+	errs = errors.Join(errs, p.closeStore())
 	errs = errors.Join(errs, p.pages.close())
 	if p.ring != nil {
 		if clean && errs == nil {
@@ -147,6 +145,13 @@ func (p *Pool) Close(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs, p.member.Close())
+}
+
+// closeStore closes Pebble and what lies under it.
+func (p *Pool) closeStore() error {
+	err := p.store.close()
+	p.meta.Close()
+	return err
 }
 
 func (p *Pool) openVolumes() (open []*Volume) {

@@ -25,7 +25,8 @@ type store struct {
 	jobs  chan *job
 	syncs chan *unsynced
 	wg    sync.WaitGroup
-	fail  func(error) // marks the pool failed
+	fail  func(error)     // marks the pool failed
+	dead  <-chan struct{} // closed when Pebble met an error that it cannot live with: who is inside it stays there
 	alloc *alloc.Allocator
 
 	// the committer's
@@ -58,11 +59,12 @@ type unsynced struct {
 	last *job // nil: more batches of the job follow
 }
 
-var errStopped = errors.New("the pool's committer has stopped")
+// errDead: the metadata store is beyond use. The pool has failed, and its failure says why.
+var errDead = errors.New("the metadata store has failed")
 
-func newStore(db *pebble.DB, rec format.Pool, segUsed []int, fail func(error)) *store {
+func newStore(db *pebble.DB, rec format.Pool, segUsed []int, fail func(error), dead <-chan struct{}) *store {
 	s := &store{
-		db: db, fail: fail, pool: rec, segUsed: segUsed,
+		db: db, fail: fail, dead: dead, pool: rec, segUsed: segUsed,
 		jobs: make(chan *job), syncs: make(chan *unsynced, 64),
 		bitmaps: map[uint32]*alloc.Bitmap{}, touched: map[touchedPage]struct{}{},
 	}
@@ -74,17 +76,33 @@ func newStore(db *pebble.DB, rec format.Pool, segUsed []int, fail func(error)) *
 	return s
 }
 
-// close waits for the jobs under way. No commit may be started after it.
-func (s *store) close() {
+// close waits for the jobs under way and closes Pebble. No commit may be started after it. A dead Pebble is left as it is: closing it would wait for
+// those who stay inside, and might write.
+func (s *store) close() error {
+	select {
+	case <-s.dead:
+		return nil
+	default:
+	}
 	close(s.jobs)
 	s.wg.Wait()
+	return s.db.Close()
 }
 
 // commit applies one change and returns when it is durable.
 func (s *store) commit(compose func(b *batch) (more bool, err error), durable func()) error {
 	j := &job{compose: compose, durable: durable, done: make(chan error, 1)}
-	s.jobs <- j
-	return <-j.done
+	select {
+	case s.jobs <- j:
+	case <-s.dead:
+		return errDead
+	}
+	select {
+	case err := <-j.done:
+		return err
+	case <-s.dead:
+		return errDead
+	}
 }
 
 // commitOne is commit for a change of one batch that cannot fail.

@@ -1,0 +1,76 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The parts of a run, in the order they run.
+const (
+	PartReads         = "reads"
+	PartWrites        = "writes"
+	PartFirst         = "first"
+	PartLatency       = "latency"
+	PartAmplification = "amplification"
+	PartMemory        = "memory"
+)
+
+// Parts are all of them.
+var Parts = []string{PartReads, PartWrites, PartFirst, PartLatency, PartAmplification, PartMemory}
+
+// ErrConfig: a setting is out of its bounds. The text says which and what is allowed.
+var ErrConfig = errors.New("invalid setting")
+
+// Config says what to measure and where.
+type Config struct {
+	Dir     string        // where to make the run's folder; on XFS or ext4
+	RingDir string        // where to make the ring's folder; on a tmpfs
+	Size    int64         // bytes of the volume and the plain file of the throughput parts
+	Round   time.Duration // length of one measurement
+	Rounds  int
+	Depth   int      // requests under way; depth 1 is measured as well
+	Parts   []string // some of Parts
+	Blocks  int64    // blocks the memory part maps
+	Samples int      // snapshots and restores timed for each case of the latency part
+
+	// Memory runs the memory part in a process of its own, so that its memory is the engine's alone. nil: in this process.
+	Memory *exec.Cmd
+
+	Profiles string                           // a folder for CPU profiles of the engine's rounds; empty: none
+	Progress func(format string, args ...any) // is told what is done now
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Dir == "" || c.RingDir == "":
+		return fmt.Errorf("%w: a folder for the pool and one for the ring are needed", ErrConfig)
+	case c.Size < 64<<20 || c.Size%(1<<20) != 0:
+		return fmt.Errorf("%w: size of %d bytes: want a multiple of 1 MiB, at least 64 MiB", ErrConfig, c.Size)
+	case c.Round < 100*time.Millisecond:
+		return fmt.Errorf("%w: rounds of %v: want 100 ms at least", ErrConfig, c.Round)
+	case c.Rounds < 1 || c.Depth < 1 || c.Depth > 1024 || c.Samples < 1 || c.Blocks < 1 || c.Blocks > teraBlocks/4:
+		return fmt.Errorf("%w: %d rounds, depth %d, %d samples, %d blocks: want 1 or more of each, a depth of at most 1024 and at most %d blocks", ErrConfig,
+			c.Rounds, c.Depth, c.Samples, c.Blocks, teraBlocks/4)
+	}
+	for _, p := range c.Parts {
+		if !slices.Contains(Parts, p) {
+			return fmt.Errorf("%w: no part %q; there are %s", ErrConfig, p, strings.Join(Parts, ", "))
+		}
+	}
+	if len(c.Parts) == 0 {
+		return fmt.Errorf("%w: no part is chosen; there are %s", ErrConfig, strings.Join(Parts, ", "))
+	}
+	return nil
+}
+
+func (c *Config) has(part string) bool { return slices.Contains(c.Parts, part) }
+
+func (c *Config) say(format string, args ...any) {
+	if c.Progress != nil {
+		c.Progress(format, args...)
+	}
+}

@@ -1,0 +1,63 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+)
+
+// ground is the run's folders. What is in them goes when it is removed.
+type ground struct {
+	dir, ring string
+	reports   reports
+}
+
+func newGround(c *Config, end context.CancelCauseFunc) (*ground, error) {
+	dir, err := os.MkdirTemp(c.Dir, "rowan-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("make folder to measure in: %w", err)
+	}
+	ring, err := os.MkdirTemp(c.RingDir, "rowan-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("make folder for the ring: %w", errors.Join(err, os.RemoveAll(dir)))
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir), os.RemoveAll(ring))
+	}
+	return &ground{dir: dir, ring: ring, reports: reports{end}}, nil
+}
+
+func (g *ground) remove() error { return errors.Join(os.RemoveAll(g.dir), os.RemoveAll(g.ring)) }
+
+func (g *ground) options() engine.Options {
+	return engine.Options{RingDir: g.ring, MountDir: g.dir, Observer: g.reports}
+}
+
+// pool makes a pool that may hold size bytes.
+func (g *ground) pool(ctx context.Context, name string, size int64) (*engine.Pool, error) {
+	return engine.CreatePool(ctx, engine.PoolSpec{Name: name, Directory: g.member(name), Size: size}, g.options())
+}
+
+func (g *ground) member(name string) string { return filepath.Join(g.dir, name) }
+
+// plain makes the file that everything is compared with, written in full.
+func (g *ground) plain(ctx context.Context, size int64) (string, error) {
+	file := filepath.Join(g.dir, "plain")
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	_, err := fioJob{file: file, rw: "write", bytes: streamSize, depth: 8, size: size}.run(ctx)
+	return file, err
+}
+
+// reports ends the run at the first thing an engine reports: in a measurement nothing should go wrong, and nothing measured after it counts.
+type reports struct{ end context.CancelCauseFunc }
+
+// Event implements engine.Observer.
+func (r reports) Event(pool, message string, keysAndValues ...any) {
+	r.end(fmt.Errorf("pool %q reports: %s %v", pool, message, keysAndValues))
+}

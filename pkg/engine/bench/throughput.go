@@ -1,0 +1,181 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
+)
+
+// throughputBar is what part of the plain file's rate the engine must reach.
+const throughputBar = 0.8
+
+// contest is one workload, run on the plain file and on the engine in turn.
+type contest struct {
+	name   string
+	rw     string // fio's name of the pattern
+	bytes  int
+	depth  int
+	flush  bool
+	bar    float64 // 0: told only
+	before func(ctx context.Context, round int) error
+	after  func(ctx context.Context, round int) error
+}
+
+// arena is where contests are held: the plain file and a volume, both written in full.
+type arena struct {
+	*runner
+	plain  string
+	pool   *engine.Pool
+	volume *engine.Volume
+	seed   uint64
+}
+
+func (r *runner) throughput(ctx context.Context) (err error) {
+	a := arena{runner: r}
+	r.say("writing a plain file and a volume of %d MiB each", r.Size>>20)
+	if a.plain, err = r.ground.plain(ctx, r.Size); err != nil {
+		return err
+	}
+	// Besides the volume itself, the blocks that one round redirects, and those of the round before until they are freed.
+	if a.pool, err = r.ground.pool(ctx, "throughput", 3*r.Size); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, a.pool.Close(context.WithoutCancel(ctx)), os.RemoveAll(r.ground.member("throughput")))
+	}()
+	if _, err = a.pool.CreateVolume(ctx, engine.VolumeSpec{Name: "v", Size: r.Size}); err != nil {
+		return err
+	}
+	if a.volume, err = a.pool.OpenVolume(ctx, "v"); err != nil {
+		return err
+	}
+	if err = fill(ctx, a.volume); err != nil {
+		return err
+	}
+	for _, c := range a.contests() {
+		if err = a.hold(ctx, c); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	return nil
+}
+
+// contests lists what is chosen, those that leave the volume's layout alone first.
+func (a *arena) contests() (list []contest) {
+	deep := fmt.Sprintf("-q%d", a.Depth)
+	if a.has(PartReads) {
+		list = append(list,
+			contest{name: "read" + deep, rw: "randread", bytes: blockSize, depth: a.Depth, bar: throughputBar},
+			contest{name: "read-q1", rw: "randread", bytes: blockSize, depth: 1},
+			contest{name: "stream-read-1MiB-q8", rw: "read", bytes: streamSize, depth: 8})
+	}
+	if a.has(PartWrites) {
+		list = append(list,
+			contest{name: "overwrite" + deep, rw: "randwrite", bytes: blockSize, depth: a.Depth, bar: throughputBar},
+			contest{name: "overwrite-q1", rw: "randwrite", bytes: blockSize, depth: 1},
+			contest{name: "overwrite-flush-q1", rw: "randwrite", bytes: blockSize, depth: 1, flush: true},
+			contest{name: "stream-write-1MiB-q8", rw: "write", bytes: streamSize, depth: 8})
+	}
+	if a.has(PartFirst) {
+		first := func(c contest) contest {
+			c.before, c.after, c.rw = a.snapshot, a.forget, "randwrite"
+			return c
+		}
+		list = append(list,
+			first(contest{name: "first-write" + deep, bytes: blockSize, depth: a.Depth, bar: throughputBar}),
+			first(contest{name: "first-write-q1", bytes: blockSize, depth: 1}),
+			first(contest{name: "first-write-flush-q1", bytes: blockSize, depth: 1, flush: true}))
+	}
+	if a.has(PartFirst) && a.has(PartReads) {
+		list = append(list, contest{name: "read-scattered" + deep, rw: "randread", bytes: blockSize, depth: a.Depth})
+	}
+	return list
+}
+
+func snapshotName(round int) string { return fmt.Sprintf("s%d", round) }
+
+func (a *arena) snapshot(ctx context.Context, round int) error {
+	_, err := a.pool.CreateSnapshot(ctx, engine.SnapshotSpec{Name: snapshotName(round), Volume: "v"})
+	return err
+}
+
+func (a *arena) forget(ctx context.Context, round int) error {
+	if err := a.pool.DeleteSnapshot(ctx, snapshotName(round)); err != nil {
+		return err
+	}
+	return a.pool.WaitJobs(ctx)
+}
+
+// hold runs a contest's rounds and reports medians.
+func (a *arena) hold(ctx context.Context, c contest) error {
+	var plain, engine, ratio []float64
+	var p50, p99 []float64
+	for round := range a.Rounds {
+		rate, err := fioJob{file: a.plain, rw: c.rw, bytes: c.bytes, depth: c.depth, sync: c.flush, size: a.Size, time: a.Round}.run(ctx)
+		if err != nil {
+			return err
+		}
+		d, err := a.round(ctx, c, round)
+		if err != nil {
+			return err
+		}
+		plain, engine, ratio = append(plain, rate), append(engine, d.rate()), append(ratio, d.rate()/rate)
+		p50, p99 = append(p50, milliseconds(d.latency.quantile(0.5))), append(p99, milliseconds(d.latency.quantile(0.99)))
+		a.say("%s round %d: plain %.0f/s, engine %.0f/s (%.2f)", c.name, round+1, rate, d.rate(), d.rate()/rate)
+	}
+	a.report.add(
+		Figure{Name: c.name + "-plain", Value: median(plain), Unit: "/s", Samples: plain},
+		Figure{Name: c.name + "-engine", Value: median(engine), Unit: "/s", Samples: engine},
+		Figure{Name: c.name + "-engine-p50", Value: median(p50), Unit: "ms", Samples: p50},
+		Figure{Name: c.name + "-engine-p99", Value: median(p99), Unit: "ms", Samples: p99},
+		// The median of the rounds' ratios: the two sides of one round saw the same machine.
+		Figure{Name: c.name + "-ratio", Value: median(ratio), AtLeast: c.bar, Samples: ratio})
+	return nil
+}
+
+// round is the engine's side of one round.
+func (a *arena) round(ctx context.Context, c contest, round int) (d driven, err error) {
+	if c.before != nil {
+		if err := c.before(ctx, round); err != nil {
+			return d, err
+		}
+	}
+	a.seed++
+	l := load{depth: c.depth, bytes: c.bytes, write: c.rw == "randwrite" || c.rw == "write", flush: c.flush}
+	if l.at = sequential(a.Size, c.bytes); c.rw == "randread" || c.rw == "randwrite" {
+		l.at = random(a.Size, c.bytes, a.seed)
+	}
+	stop, err := a.profile(c.name, round)
+	if err != nil {
+		return d, err
+	}
+	d, err = l.driveFor(ctx, a.volume, a.Round)
+	stop()
+	if err == nil && c.after != nil {
+		err = c.after(ctx, round)
+	}
+	return d, err
+}
+
+// profile writes a CPU profile of a contest's first round, if profiles are asked for.
+func (r *runner) profile(name string, round int) (stop func(), err error) {
+	if r.Profiles == "" || round > 0 {
+		return func() {}, nil
+	}
+	f, err := os.Create(filepath.Join(r.Profiles, name+".cpu"))
+	if err != nil {
+		return nil, fmt.Errorf("write profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, fmt.Errorf("write profile: %w", errors.Join(err, f.Close()))
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
+}
