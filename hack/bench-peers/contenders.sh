@@ -86,37 +86,45 @@ rowan_bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/bin
 rowan_is_there() { [ -x "$rowan_bin/rowan-engine" ] && [ -x "$rowan_bin/rowanctl" ]; }
 rowanctl() { "$rowan_bin/rowanctl" --socket "$work/rowan/engine.sock" "$@"; }
 rowan_setup() {
-	local deadline=$((SECONDS + 30))
-	mkdir -p "$work/rowan"
-	later "rm -rf '$work/rowan'"
-	"$rowan_bin/rowan-engine" --socket "$work/rowan/engine.sock" --state-dir "$work/rowan/state" >"$work/rowan/log" 2>&1 &
+	local deadline=$((SECONDS + 30)) dir=$work/rowan
+	mkdir -p "$dir"
+	later "rm -rf '$dir'"
+	rowan_rings=$(mktemp -d /dev/shm/bench-peers.XXXXXX)
+	later "rm -rf '$rowan_rings'"
+	"$rowan_bin/rowan-engine" keeper --keeper-socket "$dir/keeper.sock" >"$dir/keeper.log" 2>&1 &
+	rowan_keeper=$!
+	later "kill '$rowan_keeper'"
+	"$rowan_bin/rowan-engine" --socket "$dir/engine.sock" --state-dir "$dir/state" --ring-dir "$rowan_rings" --keeper-socket "$dir/keeper.sock" \
+		--start-keeper=false >"$dir/log" 2>&1 &
 	rowan_pid=$!
 	later "rowan_stop"
 	until rowanctl pool list >/dev/null 2>&1; do
 		if [ ! -e "/proc/$rowan_pid" ] || [ "$SECONDS" -ge "$deadline" ]; then
-			cat "$work/rowan/log" >&2
+			cat "$dir/log" >&2
 			die "rowan-engine does not answer"
 		fi
 		sleep 0.1
 	done
-	rowanctl pool create --name bench --directory "$ground/rowan" --size "$((SIZE * 3))Gi" >&2
+	rowanctl pool create bench --dir "$ground/rowan" --size "$((SIZE * 3))Gi" >&2
 }
 rowan_stop() {
 	rowan_drop || true
 	kill "$rowan_pid" && wait "$rowan_pid"
+	rm -rf "$ground/rowan"
 }
 rowan_fresh() {
 	rowan_volume=volume-$round
-	rowanctl volume create --pool bench --name "$rowan_volume" --size "${SIZE}Gi" >&2
-	target=$(rowanctl volume attach --pool bench --name "$rowan_volume")
+	rowanctl volume create "$rowan_volume" --size "${SIZE}Gi" >&2
+	target=$(rowanctl volume attach "$rowan_volume")
 	[ -b "$target" ] || die "rowanctl volume attach printed '$target', which is not a block device"
 	fill "$target"
-	rowanctl snapshot create --pool bench --volume "$rowan_volume" --name "snapshot-$round" >&2
+	rowanctl snapshot create "snapshot-$round" "$rowan_volume" >&2
 }
 rowan_drop() {
 	[ -n "${rowan_volume:-}" ] || return 0
-	rowanctl volume detach --pool bench --name "$rowan_volume" >&2
-	rowanctl snapshot delete --pool bench --name "snapshot-$round" >&2
-	rowanctl volume delete --pool bench --name "$rowan_volume" >&2
+	rowanctl volume show "$rowan_volume" >&2
+	rowanctl volume detach "$rowan_volume" >&2
+	rowanctl snapshot delete "snapshot-$round" >&2
+	rowanctl volume delete "$rowan_volume" >&2
 	rowan_volume=
 }
