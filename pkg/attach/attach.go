@@ -1,5 +1,5 @@
-// Package attach turns a block.Device into a block device of the kernel's. Each mechanism (fuseloop/, ublk/, nbd/) implements Attacher in a package of its
-// own, with a function Available() error that says what the machine lacks for it.
+// Package attach turns a block.Device into a block device of the kernel's. Each mechanism (fuseloop/, ublk/, nbd/) implements Attacher in a package
+// of its own, with a function Available() error that says what the machine lacks for it.
 //
 // Contract: while an attachment exists, its device node answers, whether or not a process serves it. When the serving process dies, even by SIGKILL,
 // requests wait; the process that Resumes the attachment answers them, and the ones the dead process had taken, again from the beginning. Nobody

@@ -33,8 +33,8 @@ func (o Op) String() string {
 	return names[o]
 }
 
-// RAM is a Device in memory, for tests and measurements. It is sparse (memory goes to 64 KiB chunks that were written) and safe for concurrent use. Its
-// knobs make it fail, fill up and stall. Nothing of it survives the process, so Flush only counts.
+// RAM is a Device in memory, for tests and measurements. It is sparse (memory goes to 64 KiB chunks that were written) and safe for concurrent use.
+// Its knobs make it fail, fill up and stall. Nothing of it survives the process, so Flush only counts.
 type RAM struct {
 	sector int
 	size   atomic.Int64

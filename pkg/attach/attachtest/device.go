@@ -261,9 +261,10 @@ func testStuck(t *testing.T, c Config) {
 		})
 	}
 	if err := stuck.WaitHeld(limited(t), block.OpWrite, 8); err != nil {
-		t.Error(err)
+		t.Errorf("wait for 8 of %d writes that arrived: %v", stuck.Count(block.OpWrite), err)
 	}
-	if _, err := blocktest.Torture(context.Background(), limitTo(gf, 300), blocktest.TortureOptions{Workers: 4, MaxIO: 1 << 20}); !errors.Is(err, errEnough) {
+	_, err := blocktest.Torture(context.Background(), limitTo(gf, 300), blocktest.TortureOptions{Workers: 4, MaxIO: 1 << 20})
+	if !errors.Is(err, errEnough) {
 		t.Errorf("I/O beside a stuck device: %v", err)
 	}
 	release()

@@ -23,8 +23,8 @@ const directFlag = syscall.O_DIRECT
 // Starter makes the command that runs this test binary again, such that it calls Child(…, id, image).
 type Starter func(t testing.TB, id, image string) *exec.Cmd
 
-// Child serves the file image as attachment id: it resumes it, or attaches it where there is none. It writes "ready" and the node to out, and serves until
-// in ends (or it is killed).
+// Child serves the file image as attachment id: it resumes it, or attaches it where there is none. It writes "ready" and the node to out, and serves
+// until in ends (or it is killed).
 func Child(a attach.Attacher, id, image string, in io.Reader, out io.Writer) error {
 	dev, err := blocktest.OpenFile(image, os.O_RDWR, 512)
 	if err != nil {
@@ -93,8 +93,8 @@ func (k *child) kill(t testing.TB) {
 	_ = k.cmd.Wait() // "signal: killed"
 }
 
-// testKill kills the serving process again and again under verified direct I/O of 16 workers: no request may fail, and every sector must hold what was
-// written last.
+// testKill kills the serving process again and again under verified direct I/O of 16 workers: no request may fail, and every sector must hold what
+// was written last.
 func testKill(t *testing.T, c Config) {
 	if c.Serve == nil {
 		t.Skip("no command to serve in another process")

@@ -54,6 +54,9 @@ func testRestart(t *testing.T, c Config) {
 		if _, err := a.Attach(ctx, "restart", dev, attach.Options{}); !errors.Is(err, attach.ErrExists) {
 			t.Errorf("attach of what was left behind: %v; want ErrExists", err)
 		}
+		if _, err := a.Resume(ctx, "restart", block.NewRAM(16<<20, 512)); !errors.Is(err, attach.ErrInvalid) {
+			t.Errorf("resume with a smaller device: %v; want ErrInvalid", err)
+		}
 		if at, err = a.Resume(ctx, "restart", dev); err != nil {
 			t.Fatal(err)
 		}

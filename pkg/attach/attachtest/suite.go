@@ -1,5 +1,5 @@
-// Package attachtest is the conformance suite of attach.Attacher: block.Device's own suite through the kernel's block device, file systems, growth, errors,
-// detaching what is in use, and restarts of the serving process, by SIGKILL under verified I/O too.
+// Package attachtest is the conformance suite of attach.Attacher: block.Device's own suite through the kernel's block device, file systems, growth,
+// errors, detaching what is in use, and restarts of the serving process, by SIGKILL under verified I/O too.
 //
 // It imports testing, so only tests import it. Everything it does has a deadline, after which the attachment is aborted: a device that nobody serves
 // would otherwise hang the test for good.

@@ -147,7 +147,7 @@ func (a *Attacher) List(ctx context.Context) ([]attach.Info, error) {
 	var infos []attach.Info
 	if a.keeper == nil {
 		for _, t := range a.all() {
-			infos = append(infos, a.info(t.id, t.rec, true))
+			infos = append(infos, a.info(t.id, t.record(), true))
 		}
 		return infos, nil
 	}
@@ -184,8 +184,8 @@ func (a *Attacher) info(id string, r record, serving bool) attach.Info {
 	return i
 }
 
-// prune removes what is left of id if its connection is dead: the loop device, then the keeper's record. live tells whether there is one that is not dead.
-// ErrInUse while somebody still has the dead device open.
+// prune removes what is left of id if its connection is dead: the loop device, then the keeper's record. live tells whether there is one that is not
+// dead. ErrInUse while somebody still has the dead device open.
 func (a *Attacher) prune(ctx context.Context, id string) (live bool, err error) {
 	r, files, err := a.keeper.Get(ctx, id)
 	if errors.Is(err, keeper.ErrNotFound) {
@@ -211,8 +211,8 @@ func (a *Attacher) prune(ctx context.Context, id string) (live bool, err error) 
 	return false, nil
 }
 
-// guard stores what this process serves with the keeper again, whenever there is a new one: it may be a fresh one that has nothing. Until then only this
-// process holds the descriptors.
+// guard stores what this process serves with the keeper again, whenever there is a new one: it may be a fresh one that has nothing. Until then only
+// this process holds the descriptors.
 func (a *Attacher) guard() {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()

@@ -22,10 +22,10 @@ type attachment struct {
 	server *server
 	fuse   *os.File
 	pin    *os.File // O_PATH of the file
-	rec    record   // changed only before it is handed out
 	done   chan struct{}
 
 	mu       sync.Mutex
+	rec      record // its Loop changes once, before the attachment is handed out; holders of the id's turn read it without mu
 	finished bool
 	detached bool
 	ours     bool // being detached: the kernel closing the file is no surprise
@@ -42,8 +42,21 @@ func (a *Attacher) newAttachment(id string, dev block.Device, fuse *os.File, nam
 }
 
 func (t *attachment) ID() string            { return t.id }
-func (t *attachment) Path() string          { return t.a.loops.path(t.rec.Loop) }
+func (t *attachment) Path() string          { return t.a.loops.path(t.record().Loop) }
 func (t *attachment) Done() <-chan struct{} { return t.done }
+
+func (t *attachment) record() record {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rec
+}
+
+// setLoop notes which loop device it is; the caller has the id's turn.
+func (t *attachment) setLoop(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rec.Loop = n
+}
 
 func (t *attachment) Err() error {
 	t.mu.Lock()
@@ -63,7 +76,7 @@ func (t *attachment) released() {
 	ours := t.ours
 	t.mu.Unlock()
 	if !ours {
-		t.server.fail(fmt.Errorf("%s was cleared by somebody else: %w", t.Path(), attach.ErrGone))
+		t.server.fail(fmt.Errorf("the loop device of %q was cleared by somebody else: %w", t.id, attach.ErrGone))
 		t.server.stop()
 	}
 }

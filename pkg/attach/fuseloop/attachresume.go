@@ -92,8 +92,8 @@ func (a *Attacher) serveNew(ctx context.Context, id string, dev block.Device, o 
 	return t, nil
 }
 
-// introduce waits for INIT and finds out what the file is. The calls that ask our own server something need no deadline: it has nothing else to do yet,
-// and when it ends the kernel fails them.
+// introduce waits for INIT and finds out what the file is. The calls that ask our own server something need no deadline: it has nothing else to do
+// yet, and when it ends the kernel fails them.
 func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) error {
 	select {
 	case <-t.server.ready:
@@ -143,7 +143,7 @@ func (t *attachment) show(ctx context.Context, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	t.rec.Loop = n
+	t.setLoop(n)
 	if err := t.a.loops.check(n, t.rec.ReadOnly); err != nil {
 		return err
 	}
@@ -194,12 +194,13 @@ func (a *Attacher) Resume(ctx context.Context, id string, dev block.Device) (att
 	if err != nil {
 		return nil, fmt.Errorf("resume %q: %w", id, err)
 	}
-	t := a.newAttachment(id, dev, files[0], rec.Name, rec.ReadOnly)
-	t.pin, t.rec = files[1], rec
-	if _, err := (attach.Options{SectorSize: rec.Sector}).Check(dev); err != nil {
+	n, err := a.fits(rec, dev)
+	if err != nil {
 		closeFiles(files)
 		return nil, fmt.Errorf("resume %q: %w", id, err)
 	}
+	t := a.newAttachment(id, dev, files[0], rec.Name, rec.ReadOnly)
+	t.pin, t.rec = files[1], rec
 	if err := a.adopt(t); err != nil {
 		closeFiles(files)
 		return nil, err
@@ -210,12 +211,29 @@ func (a *Attacher) Resume(ctx context.Context, id string, dev block.Device) (att
 		return nil, fmt.Errorf("resume %q: %w", id, err)
 	}
 	go t.watch()
-	if err := t.reappear(ctx); err != nil {
+	if err := t.reappear(ctx, n); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("resume %q: %w", id, err), t.leave(ctx))
 	}
 	return t, nil
+}
+
+// fits finds the record's loop device, and refuses a dev that cannot be what was behind it.
+func (a *Attacher) fits(rec record, dev block.Device) (int, error) {
+	if _, err := (attach.Options{SectorSize: rec.Sector}).Check(dev); err != nil {
+		return noLoop, err
+	}
+	n, err := a.loops.find(rec)
+	if err != nil || n == noLoop {
+		return n, err
+	}
+	shown, err := a.loops.size(n)
+	if err == nil && shown > dev.Size() {
+		err = fmt.Errorf("%s shows %d bytes, and the device offered for it has %d: %w: not the same device?",
+			a.loops.path(n), shown, dev.Size(), attach.ErrInvalid)
+	}
+	return n, err
 }
 
 // fetch gets the record and the two descriptors from the keeper.
@@ -245,17 +263,13 @@ func (a *Attacher) fetch(ctx context.Context, id string) (record, []*os.File, er
 	return rec, files, nil
 }
 
-// reappear finds the loop device again, or makes it where the dead process had not come so far (or had begun to detach).
-func (t *attachment) reappear(ctx context.Context) error {
-	n, err := t.a.loops.find(t.rec)
-	if err != nil {
-		return err
-	}
+// reappear goes on with loop device n, or makes one where the dead process had not come so far (or had begun to detach).
+func (t *attachment) reappear(ctx context.Context, n int) error {
 	if n == noLoop {
 		return t.show(ctx, false)
 	}
 	if n != t.rec.Loop {
-		t.rec.Loop = n
+		t.setLoop(n)
 		return t.updateRecord(ctx)
 	}
 	return nil

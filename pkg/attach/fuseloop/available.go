@@ -10,11 +10,11 @@ import (
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
-var errNoResend = fmt.Errorf("kernel cannot send requests again after a restart (FUSE_HAS_RESEND, kernel 6.9): %w for devices that must survive one; "+
-	"without a keeper it works", attach.ErrUnavailable)
+var errNoResend = fmt.Errorf("kernel cannot send requests again after a restart (FUSE_HAS_RESEND, kernel 6.9): %w for devices that must "+
+	"survive one; without a keeper it works", attach.ErrUnavailable)
 
-// Available says whether this mechanism works here, takeover included; nil, or an ErrUnavailable that names everything that is missing. It makes a mount
-// and drops it, because capabilities, seccomp and the kernel's age are only known by trying.
+// Available says whether this mechanism works here, takeover included; nil, or an ErrUnavailable that names everything that is missing. It makes a
+// mount and drops it, because capabilities, seccomp and the kernel's age are only known by trying.
 func Available() error {
 	var errs []error
 	if f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0); err != nil {
@@ -55,8 +55,8 @@ func tryMount() error {
 	return errors.Join(err, m.root.Close(), s.abandoned(ctx), m.fuse.Close())
 }
 
-// Abort makes all I/O of an attachment fail, at once and for ever, whether or not somebody serves it. It is the way out when nobody can: processes that
-// hang on the device get I/O errors. The attachment must still be detached, or its record dropped by List.
+// Abort makes all I/O of an attachment fail, at once and for ever, whether or not somebody serves it. It is the way out when nobody can: processes
+// that hang on the device get I/O errors. The attachment must still be detached, or its record dropped by List.
 func (a *Attacher) Abort(ctx context.Context, id string) error {
 	if t, err := a.lookup(id); err != nil {
 		return err

@@ -11,7 +11,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
-// BenchmarkFio measures the path from the kernel to a RAM device with fio: go test -run xxx -bench Fio. b.N is fio's; the figures are in the extra columns.
+// BenchmarkFio measures the path from the kernel to a RAM device with fio: go test -run xxx -bench Fio. b.N is fio's; the figures are in the extra
+// columns.
 func BenchmarkFio(b *testing.B) {
 	need(b)
 	if _, err := exec.LookPath("fio"); err != nil {

@@ -1,7 +1,6 @@
 package fuseloop
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 
@@ -28,20 +27,16 @@ type buffer struct {
 
 // land makes the whole buffer resident, as one that requests are read into must be. SIGKILL makes every page fault of the process fail, and where the
 // kernel cannot copy a request into a buffer it fails that request with EIO: a device that must survive the death of its server would not.
-func (b *buffer) land() error {
+func (b *buffer) land() {
 	if b.touched == maxIO {
-		return nil
+		return
 	}
-	if err := unix.Madvise(b.mem, unix.MADV_POPULATE_WRITE); err != nil {
-		if !errors.Is(err, unix.EINVAL) { // before kernel 5.14
-			return fmt.Errorf("get memory for requests: %w", err)
-		}
+	if unix.Madvise(b.mem, unix.MADV_POPULATE_WRITE) != nil { // interrupted, or before kernel 5.14
 		for i := 0; i < len(b.mem); i += 4096 {
 			b.mem[i] = 0
 		}
 	}
 	b.touched = maxIO
-	return nil
 }
 
 // shrink gives the payload's pages back.
@@ -56,10 +51,10 @@ func (b *buffer) shrink() {
 	}
 }
 
-// memory owns the buffers of an attacher and bounds their bytes. A request is admitted before it is carried out: when the limit is reached, the reader
-// that holds it waits, and with it the attachment's later requests. Two rules keep one stuck device from stopping the others: an attachment uses at
-// most a quarter, and one that has nothing under way is always admitted. With the landing buffers, the bound is limit + 2 × maxIO for each attachment,
-// of which an idle one uses half.
+// memory owns the buffers of an attacher and bounds their bytes. A request is admitted before it is carried out: when the limit is reached, the
+// reader that holds it waits, and with it the attachment's later requests. Two rules keep one stuck device from stopping the others: an attachment
+// uses at most a quarter, and one that has nothing under way is always admitted. With the landing buffers, the bound is limit + 2 × maxIO for each
+// attachment, of which an idle one uses half.
 type memory struct {
 	limit int64
 

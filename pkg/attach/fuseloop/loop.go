@@ -51,8 +51,8 @@ func (l loops) node(n int) (string, error) {
 	return path, nil
 }
 
-// status tells what is behind loop device n, if its file has that name; ok is false where it has not. sysfs knows the name without a question to the file
-// system behind it, which could hang, and without opening the device, which could keep others from clearing it.
+// status tells what is behind loop device n, if its file has that name; ok is false where it has not. sysfs knows the name without a question to the
+// file system behind it, which could hang, and without opening the device, which could keep others from clearing it.
 func (l loops) status(n int, name string) (id identity, ok bool, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", n))
 	if err != nil || !strings.HasSuffix(strings.TrimSuffix(string(b), "\n"), "/"+name) {
@@ -172,6 +172,19 @@ func (l loops) check(n int, readOnly bool) error {
 	return nil
 }
 
+// size is what the device shows, in bytes.
+func (l loops) size(n int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/size", n))
+	if err != nil {
+		return 0, fmt.Errorf("look at the size of loop%d: %w", n, err)
+	}
+	sectors, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("parse the size of loop%d: %w", n, err)
+	}
+	return sectors * 512, nil
+}
+
 // grow makes the device show its file's size, and returns what it shows.
 func (l loops) grow(n int) (int64, error) {
 	f, err := openPlain(l.path(n), unix.O_RDONLY)
@@ -182,7 +195,7 @@ func (l loops) grow(n int) (int64, error) {
 	if err := unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
 		return 0, fmt.Errorf("grow %s: %w", f.Name(), err)
 	}
-	return f.Seek(0, 2)
+	return l.size(n)
 }
 
 // clearGrace is how long clear waits for those who open every device for a moment (udev, blkid).
@@ -217,8 +230,8 @@ func (l loops) clear(ctx context.Context, r record) error {
 	}
 }
 
-// clearOnce asks to clear the device. The kernel does so when the last opener closes, at once if that is us. If it is not, the request is withdrawn: the
-// device must not vanish later under somebody who was told that it stays.
+// clearOnce asks to clear the device. The kernel does so when the last opener closes, at once if that is us. If it is not, the request is withdrawn:
+// the device must not vanish later under somebody who was told that it stays.
 func (l loops) clearOnce(n int, id identity) error {
 	path := l.path(n)
 	f, err := openPlain(path, unix.O_RDONLY|unix.O_EXCL) // exclusive: nobody mounts it meanwhile

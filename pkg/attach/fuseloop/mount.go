@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount is a FUSE file system that is mounted nowhere: it lives by the descriptors of its one file. So there is no folder to make or to leave behind, no
-// other mount namespace can get a copy of it, and nobody's df or find walks into it.
+// mount is a FUSE file system that is mounted nowhere: it lives by the descriptors of its one file. So there is no folder to make or to leave
+// behind, no other mount namespace can get a copy of it, and nobody's df or find walks into it.
 type mount struct {
 	fuse *os.File // /dev/fuse
 	root *os.File // the root folder, until the file is open
@@ -61,8 +61,8 @@ func mountRoot(fuse *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(root), "fuse root"), nil
 }
 
-// pin opens the file as a place (O_PATH): that keeps the mount, asks nothing of the server when it is closed, and can be opened for I/O and looked at by
-// a later process. The server must be running.
+// pin opens the file as a place (O_PATH): that keeps the mount, asks nothing of the server when it is closed, and can be opened for I/O and looked
+// at by a later process. The server must be running.
 func (m *mount) pin(name string) (*os.File, error) {
 	fd, err := unix.Openat(int(m.root.Fd()), name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -71,8 +71,8 @@ func (m *mount) pin(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// openPlain opens without telling Go's poller. os.OpenFile offers each file to epoll, and the kernel then asks a FUSE file's server (FUSE_POLL) with epoll's
-// lock held; where the server is this process, its threads may be waiting for that very lock.
+// openPlain opens without telling Go's poller. os.OpenFile offers each file to epoll, and the kernel then asks a FUSE file's server (FUSE_POLL) with
+// epoll's lock held; where the server is this process, its threads may be waiting for that very lock.
 func openPlain(path string, flags int) (*os.File, error) {
 	for {
 		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
@@ -139,7 +139,8 @@ func alive(fuse *os.File) bool {
 	}
 }
 
-// abortConnection makes every request of a FUSE connection fail, now and later. It is the way out of a hang: what waits for the device gets I/O errors.
+// abortConnection makes every request of a FUSE connection fail, now and later. It is the way out of a hang: what waits for the device gets I/O
+// errors.
 func abortConnection(id identity) error {
 	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
 	if err != nil {

@@ -151,7 +151,8 @@ func parseInit(body []byte) (protocol, error) {
 		caps |= uint64(order.Uint32(body[16:])) << 32
 	}
 	if major != 7 || caps&neededCaps != neededCaps {
-		return protocol{}, fmt.Errorf("kernel speaks FUSE %d.%d with capabilities %#x: %w: %#x are needed", major, minor, caps, attach.ErrUnavailable, neededCaps)
+		return protocol{}, fmt.Errorf("kernel speaks FUSE %d.%d with capabilities %#x: %w: %#x are needed",
+			major, minor, caps, attach.ErrUnavailable, neededCaps)
 	}
 	return protocol{Minor: min(minor, 41), Caps: caps & wantedCaps}, nil
 }

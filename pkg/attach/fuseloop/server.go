@@ -17,12 +17,12 @@ import (
 // maxFollowers may wait for their turn to read; one more that finishes leaves.
 const maxFollowers = 8
 
-// server answers the requests of one mount. Its readers take turns: one, the leader, is blocked in read(2) with the landing buffer; when a request has
-// come it passes the turn on and carries the request out itself. A leader that nobody follows starts another reader, up to the limit.
+// server answers the requests of one mount. Its readers take turns: one, the leader, is blocked in read(2) with the landing buffer; when a request
+// has come it passes the turn on and carries the request out itself. A leader that nobody follows starts another reader, up to the limit.
 //
-// Why one at a time: the landing buffer must be resident (see buffer.land), and takes 1 MiB whatever comes. Payloads of up to smallIO are copied out of it;
-// for larger ones the leader swaps it for its own buffer. Why one descriptor, not a clone of it for each reader: requests that were read through a
-// clone fail as soon as the dead process's clone is closed, unless the keeper had every one of them.
+// Why one at a time: the landing buffer must be resident (see buffer.land), and takes 1 MiB whatever comes. Payloads of up to smallIO are copied out
+// of it; for larger ones the leader swaps it for its own buffer. Why one descriptor, not a clone of it for each reader: requests that were read
+// through a clone fail as soon as the dead process's clone is closed, unless the keeper had every one of them.
 type server struct {
 	fuse  *os.File
 	dev   block.Device
@@ -77,9 +77,7 @@ func (s *server) begin() error {
 		return err
 	}
 	s.landing = b
-	if err := b.land(); err != nil {
-		return err
-	}
+	b.land()
 	return s.spawn()
 }
 
@@ -114,8 +112,8 @@ func (s *server) abandoned(ctx context.Context) error {
 	}
 }
 
-// poke wakes one waiting reader: it makes the kernel queue a message for which nobody waits. Nothing interrupts a read(2) otherwise, short of a signal,
-// and polling before each read would cost a system call for each request. A message left over is ignored by the next server.
+// poke wakes one waiting reader: it makes the kernel queue a message for which nobody waits. Nothing interrupts a read(2) otherwise, short of a
+// signal, and polling before each read would cost a system call for each request. A message left over is ignored by the next server.
 func (s *server) poke() {
 	body := make([]byte, 32)            // notify_unique, nodeid, offset, size
 	order.PutUint64(body[8:], fileNode) // kernels refuse to answer for a folder
@@ -185,14 +183,9 @@ func (s *server) next(own *buffer) *buffer {
 	if n <= inHeaderLen+writeInLen+smallIO {
 		r.body = own.mem[inStart+inHeaderLen : inStart+n]
 		copy(own.mem[inStart:], in)
-	} else if err := own.land(); err == nil {
-		s.landing, own = own, s.landing
 	} else {
-		defer s.lead.Unlock() // no memory for another landing buffer: carry it out before reading on
-		s.fail(err)
-		s.handle(s.landing, r)
-		s.mem.settle(&s.share, charge)
-		return own
+		own.land()
+		s.landing, own = own, s.landing
 	}
 	if s.followers.Load() == 0 && s.readers.Load() < s.limit {
 		if err := s.spawn(); err != nil {

@@ -25,8 +25,8 @@ func random(rng *rand.Rand, n int64) []byte {
 	return p
 }
 
-// spots are places worth testing for a range of n bytes: the beginning, the middle and the very end, which need not be aligned to blocks. A device too
-// small to keep them apart still gets all three.
+// spots are places worth testing for a range of n bytes: the beginning, the middle and the very end, which need not be aligned to blocks. A device
+// too small to keep them apart still gets all three.
 func spots(dev block.Device, n int64) []int64 {
 	sector := int64(dev.SectorSize())
 	last := (dev.Size() - n) / sector * sector

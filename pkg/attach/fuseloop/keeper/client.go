@@ -136,7 +136,8 @@ func (k *Client) simple(ctx context.Context, m message, files ...*os.File) error
 	return nil
 }
 
-// exchange sends m and calls each for every answer until it returns an error; errLast is the good end. Files that each leaves in the slice are closed.
+// exchange sends m and calls each for every answer until it returns an error; errLast is the good end. Files that each leaves in the slice are
+// closed.
 func (k *Client) exchange(ctx context.Context, m message, files []*os.File, each func(message, []*os.File) error) error {
 	c, err := dial(ctx, k.socket)
 	if err != nil {

@@ -75,7 +75,8 @@ type message struct {
 
 func (m message) encode() ([]byte, error) {
 	if len(m.id) > MaxIDLen || len(m.data) > MaxDataLen {
-		return nil, fmt.Errorf("encode message with id of %d and data of %d bytes: %w: at most %d and %d", len(m.id), len(m.data), ErrProtocol, MaxIDLen, MaxDataLen)
+		return nil, fmt.Errorf("encode message with id of %d and data of %d bytes: %w: at most %d and %d",
+			len(m.id), len(m.data), ErrProtocol, MaxIDLen, MaxDataLen)
 	}
 	b := make([]byte, headerLen, headerLen+len(m.id)+len(m.data))
 	binary.LittleEndian.PutUint32(b[0:], magic)

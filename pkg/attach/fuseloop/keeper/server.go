@@ -36,8 +36,8 @@ type server struct {
 	over    bool // handed over
 }
 
-// Serve is the keeper of socket until ctx is done (it returns ctx's error and the descriptors are closed) or a successor took over (ErrHandedOver). Where a
-// keeper runs already, Serve takes over from it. ready, if not nil, is called once it answers.
+// Serve is the keeper of socket until ctx is done (it returns ctx's error and the descriptors are closed) or a successor took over (ErrHandedOver).
+// Where a keeper runs already, Serve takes over from it. ready, if not nil, is called once it answers.
 func Serve(ctx context.Context, socket string, ready func()) error {
 	s := &server{uid: uint32(os.Geteuid()), records: make(map[string]*record)}
 	if err := s.start(ctx, socket); err != nil {
