@@ -15,6 +15,8 @@ const (
 	// stepPages is how many pages one commit of a background pass covers at most, and stepTime how long it may keep the committer.
 	stepPages = 512
 	stepTime  = 2 * time.Millisecond
+	// jobRetry is how long a pass that went wrong rests: what it met (a read error) may pass, and freed space is wanted.
+	jobRetry = 10 * time.Second
 )
 
 func (p *Pool) kickJobs() {
@@ -38,7 +40,8 @@ func (p *Pool) runJobs() {
 				break
 			}
 			if err := p.runJob(id, job); err != nil {
-				p.event("background pass went wrong; it goes on when the pool is opened again", "job", id, "error", err)
+				p.event("background pass went wrong; it is tried again", "job", id, "error", err, "after", jobRetry)
+				time.AfterFunc(jobRetry, p.kickJobs)
 				break
 			}
 			p.preparing.jobEnded()
