@@ -30,9 +30,9 @@ type Volume struct {
 var _ block.Device = (*Volume)(nil)
 
 type volumeCounters struct {
-	reads, readBytes, writes, writeBytes, discards, flushes         atomic.Uint64
-	dataReads, dataReadBytes, dataWrites, dataWriteBytes            atomic.Uint64
-	firstWrites, firstWriteBytes, firstDataBytes, firstDataReadByte atomic.Uint64
+	reads, readBytes, writes, writeBytes, discards, flushes atomic.Uint64
+	dataReads, dataReadBytes, dataWrites, dataWriteBytes    atomic.Uint64
+	firstWrites, firstWriteBytes                            atomic.Uint64
 }
 
 func (c *volumeCounters) snapshot() *Counters {
