@@ -146,10 +146,16 @@ func testGrow(t *testing.T, c Config) {
 	stop, torture := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
-		_, err := blocktest.Torture(stop, f, blocktest.TortureOptions{Workers: 4, Len: 8 << 20, Min: 200})
+		_, err := blocktest.Torture(stop, f, blocktest.TortureOptions{Workers: 16, Len: 8 << 20, MaxIO: 8192, Min: 200})
 		done <- err
 	}()
-	for size := int64(17 << 20); size <= 32<<20; size += 5 << 20 {
+	defer func() { // before the node is closed
+		torture()
+		if err := <-done; err != nil {
+			t.Errorf("I/O while growing: %v", err)
+		}
+	}()
+	for size := int64(17 << 20); size <= 64<<20; size += 1 << 20 {
 		dev.Grow(size)
 		if err := at.Resize(ctx); err != nil {
 			t.Fatal(err)
@@ -165,10 +171,6 @@ func testGrow(t *testing.T, c Config) {
 		if _, err := f.ReadAt(got, size-4096); err != nil || !bytes.Equal(got, last) {
 			t.Errorf("read the new end: %v", err)
 		}
-	}
-	torture()
-	if err := <-done; err != nil {
-		t.Errorf("I/O while growing: %v", err)
 	}
 }
 

@@ -138,7 +138,7 @@ func (t *attachment) Resize(ctx context.Context) error {
 	}
 	want := t.dev.Size() / int64(t.rec.Sector) * int64(t.rec.Sector)
 	return t.unlessStuck(ctx, func() error {
-		if err := refresh(t.pin); err != nil {
+		if err := refresh(t.pin, t.rec.ReadOnly); err != nil {
 			return err
 		}
 		shown, err := t.a.loops.grow(t.rec.Loop)

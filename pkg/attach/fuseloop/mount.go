@@ -112,14 +112,12 @@ func identify(f *os.File) (identity, error) {
 	return identity{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
-// refresh makes the kernel ask the server for the file's size. Attributes are kept for good otherwise, see attrTime.
-func refresh(pin *os.File) error {
-	var st unix.Statx_t
+// refresh makes the kernel take the file's size from the server. It asks by setting the mode to what it is: the kernel applies what SETATTR answers
+// always, and what GETATTR answers only if no request of the file ended meanwhile, which under load is seldom.
+func refresh(pin *os.File, readOnly bool) error {
 	raw, err := pin.SyscallConn()
 	if err == nil { // Control: it may be closed meanwhile, when the caller has stopped waiting
-		cerr := raw.Control(func(fd uintptr) {
-			err = unix.Statx(int(fd), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_SIZE, &st)
-		})
+		cerr := raw.Control(func(fd uintptr) { err = unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), fileMode(readOnly)) })
 		err = errors.Join(err, cerr)
 	}
 	if err != nil {

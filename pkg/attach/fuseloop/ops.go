@@ -89,6 +89,11 @@ func (s *server) meta(b *buffer, r request) (errNo unix.Errno, size int) {
 		order.PutUint64(out[24:], attrTime)
 		s.attr(fileNode).put(out[40:])
 		return 0, 40 + attrLen
+	case opSetattr: // nothing can be set, but asking is how refresh gets the size across
+		if len(r.body) < 4 || order.Uint32(r.body)&setattrSize != 0 {
+			return unix.EPERM, 0
+		}
+		fallthrough
 	case opGetattr:
 		if r.node != rootNode && r.node != fileNode {
 			return unix.ENOENT, 0
@@ -136,12 +141,17 @@ func (s *server) attr(node uint64) attributes {
 	switch {
 	case node == rootNode:
 		a.mode, a.nlink = unix.S_IFDIR|0o500, 2
-	case s.ro:
-		a.mode, a.size = unix.S_IFREG|0o400, s.dev.Size()
 	default:
-		a.mode, a.size = unix.S_IFREG|0o600, s.dev.Size()
+		a.mode, a.size = unix.S_IFREG|fileMode(s.ro), s.dev.Size()
 	}
 	return a
+}
+
+func fileMode(readOnly bool) uint32 {
+	if readOnly {
+		return 0o400
+	}
+	return 0o600
 }
 
 // reply answers with an error, or with the size bytes at the buffer's payload. The header goes right before them.

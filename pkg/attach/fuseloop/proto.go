@@ -13,6 +13,7 @@ const (
 	opLookup      = 1
 	opForget      = 2
 	opGetattr     = 3
+	opSetattr     = 4
 	opOpen        = 14
 	opRead        = 15
 	opWrite       = 16
@@ -191,8 +192,11 @@ func (a attributes) put(out []byte) {
 }
 
 // attrTime is how long the kernel may keep names and attributes, in seconds: for good. If attributes expired, LOOP_GET_STATUS64, which asks for the
-// inode's number, would hang whoever calls it (losetup, the next server's search) while nobody serves. Resize asks for the size expressly.
+// inode's number, would hang whoever calls it (losetup, the next server's search) while nobody serves. Resize has the size fetched, see refresh.
 const attrTime = 1 << 32
+
+// setattrSize is the bit of SETATTR that asks for another size.
+const setattrSize = 1 << 3
 
 // notification encodes an unasked message; code goes where an answer has its error.
 func notification(code int32, body []byte) []byte {

@@ -148,6 +148,7 @@ func TestAnswers(t *testing.T) {
 		"WRITE far out":  {encodeRequest(opWrite, fileNode, transferBody(1<<40, 512, make([]byte, 512))), syscall.EIO},
 		"READ of folder": {encodeRequest(opRead, rootNode, transferBody(0, 512, nil)), syscall.EIO},
 		"other name":     {encodeRequest(opLookup, rootNode, []byte("x\x00")), syscall.ENOENT},
+		"truncation":     {encodeRequest(opSetattr, fileNode, []byte{setattrSize, 0, 0, 0}), syscall.EPERM},
 		"other mode":     {encodeRequest(opFallocate, fileNode, make([]byte, 32)), syscall.EOPNOTSUPP},
 	} {
 		if code, _ := ask(c.req); code != -int32(c.want) {
