@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -19,14 +21,22 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/bench"
 )
 
+// What rowan-engine sets up for itself: figures of memory are of an engine as it runs.
+const (
+	engineProcs       = 32
+	engineMemoryLimit = 1 << 30
+)
+
 // benchFlags are bench's flags.
 type benchFlags struct {
-	dir, ringDir, size, output, profiles string
-	seconds                              float64
-	rounds, depth, samples               int
-	blocks                               int64
-	only                                 []string
-	inProcess                            bool
+	out, err                     io.Writer
+	output                       string // the root's flag
+	dir, ringDir, size, profiles string
+	seconds                      float64
+	rounds, depth, samples       int
+	blocks                       int64
+	only                         []string
+	inProcess                    bool
 }
 
 // newBenchCommand measures the engine in this process; it needs no daemon.
@@ -35,12 +45,17 @@ func newBenchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure the engine on this machine, and fail where it misses a bar",
-		Long: `Measure the engine on this machine beside a plain file, in a folder that is removed afterwards, and fail where a figure misses its bar.
+		Long: `Measure the engine on this machine, in this process, beside fio on a plain file. Fail where a figure misses its bar.
 
-Needs fio. Progress goes to standard error; the figures come last, a line each: name, value, bar.`,
+It needs fio and 40 GiB of space, and takes about ten minutes. Progress goes to standard error. The figures come last, a line each: name, value, bar.
+What it makes is removed when it ends.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return b.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			b.out, b.err = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			if b.output, err = cmd.Flags().GetString("output"); err != nil {
+				return err
+			}
+			return b.run(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
@@ -48,52 +63,41 @@ Needs fio. Progress goes to standard error; the figures come last, a line each: 
 	f.StringVar(&b.ringDir, "ring-dir", "/dev/shm", "where to make the ring's folder, on a tmpfs")
 	f.StringVar(&b.size, "size", "4Gi", "size of the volume and of the plain file")
 	f.Float64Var(&b.seconds, "seconds", 3, "length of one measurement")
-	f.IntVar(&b.rounds, "rounds", 5, "rounds, of each side in turn; medians are told")
-	f.IntVar(&b.depth, "depth", 32, "requests under way")
+	f.IntVar(&b.rounds, "rounds", 3, "rounds, of each side in turn; medians are told")
+	f.IntVar(&b.depth, "depth", 32, "requests under way; depth 1 is measured as well")
 	f.StringSliceVar(&b.only, "only", bench.Parts, "parts to run")
 	f.IntVar(&b.samples, "samples", 200, "snapshots and restores timed for each case of the latency part")
 	f.Int64Var(&b.blocks, "blocks", 4_000_000, "4 KiB blocks that the memory part writes")
-	f.StringVarP(&b.output, "output", "o", "text", "text or json")
-	f.StringVar(&b.profiles, "profiles", "", "folder to write CPU profiles of the engine to")
-	f.BoolVar(&b.inProcess, "in-process", false, "run the memory part in this process")
-	_ = f.MarkHidden("in-process")
+	f.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of the engine's rounds")
+	f.BoolVar(&b.inProcess, "in-process", false, "")
+	if err := f.MarkHidden("in-process"); err != nil {
+		panic(err) // the flag is made above
+	}
 	return cmd
 }
 
-func (b *benchFlags) run(ctx context.Context, out, progress io.Writer) error {
+func (b *benchFlags) run(ctx context.Context) error {
 	size, err := bytesize.Parse(b.size)
 	if err != nil {
-		return fmt.Errorf("--size: %w", err)
+		return usagef("--size: %v", err)
 	}
-	if b.output != "text" && b.output != "json" {
-		return fmt.Errorf("--output %q: want text or json", b.output)
-	}
-	if os.Getenv("GOMAXPROCS") == "" {
-		// As the daemon has it: a goroutine in a blocking read keeps its processor for a while.
-		runtime.GOMAXPROCS(max(32, runtime.NumCPU()))
-	}
-	if err := raisePriority(); err != nil {
-		fmt.Fprintf(progress, "other programs on this machine will show in the figures: %v\n", err)
-	}
+	b.setUpProcess()
 	started := time.Now()
-	report, err := bench.Run(ctx, bench.Config{
+	c := bench.Config{
 		Dir: b.dir, RingDir: b.ringDir, Size: size, Round: time.Duration(b.seconds * float64(time.Second)), Rounds: b.rounds, Depth: b.depth, Parts: b.only,
 		Samples: b.samples, Blocks: b.blocks, Profiles: b.profiles,
 		Progress: func(format string, args ...any) {
-			fmt.Fprintf(progress, "%6.1fs  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, args...))
+			fmt.Fprintf(b.err, "%7.1fs  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, args...))
 		},
-	})
-	if b.output == "json" {
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return joinBench(err, e.Encode(report), report)
 	}
-	return joinBench(err, report.Print(out), report)
-}
-
-// joinBench makes the command's outcome: what went wrong, or else the bars that were missed.
-func joinBench(runErr, printErr error, report *bench.Report) error {
-	if err := errors.Join(runErr, printErr); err != nil {
+	if !b.inProcess {
+		c.Memory = b.memoryCommand
+	}
+	report, err := bench.Run(ctx, c)
+	if errors.Is(err, bench.ErrConfig) {
+		return usageError{err}
+	}
+	if err = errors.Join(err, b.print(report)); err != nil {
 		return err
 	}
 	var names []string
@@ -104,6 +108,39 @@ func joinBench(runErr, printErr error, report *bench.Report) error {
 		return fmt.Errorf("bars missed: %s", strings.Join(names, ", "))
 	}
 	return nil
+}
+
+func (b *benchFlags) print(report *bench.Report) error {
+	if b.output != "json" {
+		return report.Print(b.out)
+	}
+	e := json.NewEncoder(b.out)
+	e.SetIndent("", "  ")
+	return e.Encode(report)
+}
+
+// memoryCommand is this program again, for the memory part alone.
+func (b *benchFlags) memoryCommand(ctx context.Context, dir, ringDir string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "bench", "--in-process", "--only", bench.PartMemory, "--output", "json", "--dir", dir,
+		"--ring-dir", ringDir, "--size", b.size, "--seconds", strconv.FormatFloat(b.seconds, 'f', -1, 64), "--rounds", strconv.Itoa(b.rounds),
+		"--depth", strconv.Itoa(b.depth), "--blocks", strconv.FormatInt(b.blocks, 10))
+	cmd.Stderr = b.err
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 20 * time.Second // it closes its pool
+	return cmd
+}
+
+// setUpProcess makes this process what rowan-engine is, and puts it above others.
+func (b *benchFlags) setUpProcess() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(engineProcs, runtime.NumCPU()))
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(engineMemoryLimit)
+	}
+	if err := raisePriority(); err != nil {
+		fmt.Fprintf(b.err, "other programs on this machine will show in the figures: %v\n", err)
+	}
 }
 
 // raisePriority puts this process and the fio it runs above whatever else the machine does. Among equals, 32 threads of the engine would get more of a busy

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -37,8 +38,9 @@ type Config struct {
 	Blocks  int64    // blocks the memory part maps
 	Samples int      // snapshots and restores timed for each case of the latency part
 
-	// Memory runs the memory part in a process of its own, so that its memory is the engine's alone. nil: in this process.
-	Memory *exec.Cmd
+	// Memory makes the command that runs the memory part in a process of its own, so that its memory is the engine's alone: it calls Run with the same
+	// settings but for Dir, RingDir, Parts and this, and writes the report to its standard output as JSON. nil: run it in this process.
+	Memory func(ctx context.Context, dir, ringDir string) *exec.Cmd
 
 	Profiles string                           // a folder for CPU profiles of the engine's rounds; empty: none
 	Progress func(format string, args ...any) // is told what is done now

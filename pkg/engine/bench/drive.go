@@ -28,6 +28,7 @@ type load struct {
 	write bool                 // else read
 	flush bool                 // after every write
 	limit uint64               // requests; 0: until told to stop
+	kept  [][]byte             // buffers of an earlier drive, from buffers; nil: make them
 }
 
 // random visits all blocks of a device of size bytes, each once before any comes twice.
@@ -59,8 +60,7 @@ func (l load) drive(ctx context.Context, dev block.Device) (driven, error) {
 	var wg sync.WaitGroup
 	for w := range l.depth {
 		wg.Go(func() {
-			b := fsys.AlignedBuffer(l.bytes)
-			fillRandom(b, uint64(w))
+			b := l.buffer(w)
 			ready <- struct{}{}
 			<-start
 			for ctx.Err() == nil && first.Load() == nil {
@@ -89,6 +89,23 @@ func (l load) drive(ctx context.Context, dev block.Device) (driven, error) {
 		return d, *err
 	}
 	return d, nil
+}
+
+// buffers makes what a load that is driven again and again keeps.
+func (l load) buffers() (kept [][]byte) {
+	for w := range l.depth {
+		kept = append(kept, l.buffer(w))
+	}
+	return kept
+}
+
+func (l load) buffer(w int) []byte {
+	if l.kept != nil {
+		return l.kept[w]
+	}
+	b := fsys.AlignedBuffer(l.bytes)
+	fillRandom(b, uint64(w))
+	return b
 }
 
 // driveFor is drive for a time.

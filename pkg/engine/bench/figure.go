@@ -14,19 +14,19 @@ type Report struct {
 	Figures []Figure `json:"figures"`
 }
 
-// Figure is one measured value. A bar is what it must reach, or must not pass; both zero: it is told only.
+// Figure is one measured value. A bar is what it must reach, or must not pass; both nil: it is told only.
 type Figure struct {
 	Name    string    `json:"name"`
 	Value   float64   `json:"value"`
 	Unit    string    `json:"unit,omitempty"`
-	AtLeast float64   `json:"atLeast,omitempty"`
-	AtMost  float64   `json:"atMost,omitempty"`
+	AtLeast *float64  `json:"atLeast,omitempty"`
+	AtMost  *float64  `json:"atMost,omitempty"`
 	Samples []float64 `json:"samples,omitempty"` // of the rounds, in their order
 }
 
 // Met tells whether the figure holds its bar; one without a bar does.
 func (f Figure) Met() bool {
-	return (f.AtLeast == 0 || f.Value >= f.AtLeast) && (f.AtMost == 0 || f.Value <= f.AtMost)
+	return (f.AtLeast == nil || f.Value >= *f.AtLeast) && (f.AtMost == nil || f.Value <= *f.AtMost)
 }
 
 // String is the figure as a line: name, value, unit, bar.
@@ -36,16 +36,18 @@ func (f Figure) String() string {
 		s += " " + f.Unit
 	}
 	switch {
-	case f.AtLeast != 0:
-		s += " (bar at least " + number(f.AtLeast) + ")"
-	case f.AtMost != 0:
-		s += " (bar at most " + number(f.AtMost) + ")"
+	case f.AtLeast != nil:
+		s += " (bar at least " + number(*f.AtLeast) + ")"
+	case f.AtMost != nil:
+		s += " (bar at most " + number(*f.AtMost) + ")"
 	}
 	if !f.Met() {
 		s += " MISSED"
 	}
 	return s
 }
+
+func bar(v float64) *float64 { return &v }
 
 func number(v float64) string {
 	switch {
@@ -72,7 +74,7 @@ func (r *Report) Print(w io.Writer) error {
 	lines := []string{"machine: " + r.Machine, "method: " + r.Method}
 	for _, bars := range []bool{false, true} {
 		for _, f := range r.Figures {
-			if (f.AtLeast != 0 || f.AtMost != 0) == bars {
+			if (f.AtLeast != nil || f.AtMost != nil) == bars {
 				lines = append(lines, f.String())
 			}
 		}

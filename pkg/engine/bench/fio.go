@@ -33,19 +33,26 @@ type fioResult struct {
 }
 
 type fioSide struct {
-	IOPS     float64
-	TotalIOs int64 `json:"total_ios"`
+	IOPS    float64
+	Latency struct{ Max float64 } `json:"clat_ns"`
 }
 
 // run runs the job and returns requests a second.
 func (j fioJob) run(ctx context.Context) (float64, error) {
+	side, err := j.measure(ctx)
+	return side.IOPS, err
+}
+
+// measure runs the job.
+func (j fioJob) measure(ctx context.Context) (side fioSide, err error) {
 	path, err := exec.LookPath("fio")
 	if err != nil {
-		return 0, ErrNoFio
+		return side, ErrNoFio
 	}
 	args := []string{
 		"--name=plain", "--filename=" + j.file, "--rw=" + j.rw, "--bs=" + strconv.Itoa(j.bytes), "--iodepth=" + strconv.Itoa(j.depth),
 		"--size=" + strconv.FormatInt(j.size, 10), "--ioengine=io_uring", "--direct=1", "--output-format=json", "--randrepeat=0",
+		"--thread", // a job in a process of its own would outlive fio when that is killed
 	}
 	if j.time > 0 {
 		args = append(args, "--time_based", "--runtime="+strconv.FormatInt(j.time.Milliseconds(), 10)+"ms")
@@ -57,21 +64,24 @@ func (j fioJob) run(ctx context.Context) (float64, error) {
 	}
 	out, err := exec.CommandContext(ctx, path, args...).Output()
 	if cause := context.Cause(ctx); cause != nil {
-		return 0, cause
+		return side, cause
 	}
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
 			err = fmt.Errorf("%w: %s", err, exit.Stderr)
 		}
-		return 0, fmt.Errorf("run fio on %s: %w", j.file, err)
+		return side, fmt.Errorf("run fio on %s: %w", j.file, err)
 	}
 	var r fioResult
 	if err := json.Unmarshal(out, &r); err != nil {
-		return 0, fmt.Errorf("read fio's output: %w", err)
+		return side, fmt.Errorf("read fio's output: %w", err)
 	}
 	if len(r.Jobs) != 1 || r.Jobs[0].Error != 0 {
-		return 0, fmt.Errorf("fio on %s ended with an error; run it by hand: fio %v", j.file, args)
+		return side, fmt.Errorf("fio on %s ended with an error; run it by hand: fio %v", j.file, args)
 	}
-	return r.Jobs[0].Read.IOPS + r.Jobs[0].Write.IOPS, nil
+	if side = r.Jobs[0].Read; side.IOPS == 0 {
+		side = r.Jobs[0].Write
+	}
+	return side, nil
 }

@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,4 +28,60 @@ func machine() string {
 		}
 	}
 	return fmt.Sprintf("%d cores, %s, %s, %s", runtime.NumCPU(), model, kernel, runtime.Version())
+}
+
+// usage is processor time since boot, in seconds: of all programs, and of this one and those it ran.
+type usage struct{ total, busy, own float64 }
+
+// readUsage reads it; where the system does not tell, all is zero.
+func readUsage() (u usage) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return u
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	const idle, ioWait, steal, perSecond = 3, 4, 7, 100 // columns; USER_HZ
+	for i, field := range strings.Fields(line)[1:] {
+		n, err := strconv.ParseFloat(field, 64)
+		if err != nil || i > steal {
+			break
+		}
+		u.total += n / perSecond
+		if i != idle && i != ioWait {
+			u.busy += n / perSecond
+		}
+	}
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var r unix.Rusage
+		if unix.Getrusage(who, &r) == nil {
+			u.own += float64(r.Utime.Nano()+r.Stime.Nano()) / 1e9
+		}
+	}
+	return u
+}
+
+// elsewhere is what part of the machine's processors others used between two readings.
+func (u usage) elsewhere(later usage) float64 {
+	if later.total <= u.total {
+		return 0
+	}
+	return max(later.busy-u.busy-(later.own-u.own), 0) / (later.total - u.total)
+}
+
+// residentBytes is the memory of this process that is in RAM.
+func residentBytes() (int64, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, fmt.Errorf("read memory in use: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read memory in use: %w", err)
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, errors.New("read memory in use: /proc/self/status has no VmRSS")
 }

@@ -6,6 +6,9 @@ import (
 	"fmt"
 )
 
+// busyElsewhere names the figure of what others did to the machine meanwhile.
+const busyElsewhere = "processors-busy-elsewhere"
+
 // Run measures. With an error the report holds what was measured before it.
 func Run(ctx context.Context, c Config) (r *Report, err error) {
 	r = &Report{}
@@ -23,11 +26,15 @@ func Run(ctx context.Context, c Config) (r *Report, err error) {
 	}
 	defer func() { err = errors.Join(err, g.remove()) }()
 	run := &runner{Config: &c, ground: g, report: r}
+	usage := readUsage()
 	for _, part := range []struct {
 		run   func(context.Context) error
 		names []string
 	}{
 		{run.throughput, []string{PartReads, PartWrites, PartFirst}},
+		{run.latency, []string{PartLatency}},
+		{run.amplification, []string{PartAmplification}},
+		{run.memory, []string{PartMemory}},
 	} {
 		for _, name := range part.names {
 			if !c.has(name) {
@@ -39,6 +46,7 @@ func Run(ctx context.Context, c Config) (r *Report, err error) {
 			break
 		}
 	}
+	r.add(Figure{Name: busyElsewhere, Value: usage.elsewhere(readUsage()) * 100, Unit: "%"})
 	return r, nil
 }
 

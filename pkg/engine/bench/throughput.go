@@ -21,7 +21,8 @@ type contest struct {
 	bytes  int
 	depth  int
 	flush  bool
-	bar    float64 // 0: told only
+	bar    *float64                             // nil: told only
+	at     func(seed uint64) func(uint64) int64 // offsets on the engine's side; nil: as rw says, all over the volume
 	before func(ctx context.Context, round int) error
 	after  func(ctx context.Context, round int) error
 }
@@ -42,7 +43,7 @@ func (r *runner) throughput(ctx context.Context) (err error) {
 		return err
 	}
 	// Besides the volume itself, the blocks that one round redirects, and those of the round before until they are freed.
-	if a.pool, err = r.ground.pool(ctx, "throughput", 3*r.Size); err != nil {
+	if a.pool, err = r.ground.pool(ctx, "throughput", 3*r.Size+gib); err != nil {
 		return err
 	}
 	defer func() {
@@ -70,13 +71,13 @@ func (a *arena) contests() (list []contest) {
 	deep := fmt.Sprintf("-q%d", a.Depth)
 	if a.has(PartReads) {
 		list = append(list,
-			contest{name: "read" + deep, rw: "randread", bytes: blockSize, depth: a.Depth, bar: throughputBar},
+			contest{name: "read" + deep, rw: "randread", bytes: blockSize, depth: a.Depth, bar: bar(throughputBar)},
 			contest{name: "read-q1", rw: "randread", bytes: blockSize, depth: 1},
 			contest{name: "stream-read-1MiB-q8", rw: "read", bytes: streamSize, depth: 8})
 	}
 	if a.has(PartWrites) {
 		list = append(list,
-			contest{name: "overwrite" + deep, rw: "randwrite", bytes: blockSize, depth: a.Depth, bar: throughputBar},
+			contest{name: "overwrite" + deep, rw: "randwrite", bytes: blockSize, depth: a.Depth, bar: bar(throughputBar)},
 			contest{name: "overwrite-q1", rw: "randwrite", bytes: blockSize, depth: 1},
 			contest{name: "overwrite-flush-q1", rw: "randwrite", bytes: blockSize, depth: 1, flush: true},
 			contest{name: "stream-write-1MiB-q8", rw: "write", bytes: streamSize, depth: 8})
@@ -87,7 +88,7 @@ func (a *arena) contests() (list []contest) {
 			return c
 		}
 		list = append(list,
-			first(contest{name: "first-write" + deep, bytes: blockSize, depth: a.Depth, bar: throughputBar}),
+			first(contest{name: "first-write" + deep, bytes: blockSize, depth: a.Depth, bar: bar(throughputBar)}),
 			first(contest{name: "first-write-q1", bytes: blockSize, depth: 1}),
 			first(contest{name: "first-write-flush-q1", bytes: blockSize, depth: 1, flush: true}))
 	}
@@ -147,8 +148,13 @@ func (a *arena) round(ctx context.Context, c contest, round int) (d driven, err 
 	}
 	a.seed++
 	l := load{depth: c.depth, bytes: c.bytes, write: c.rw == "randwrite" || c.rw == "write", flush: c.flush}
-	if l.at = sequential(a.Size, c.bytes); c.rw == "randread" || c.rw == "randwrite" {
+	switch {
+	case c.at != nil:
+		l.at = c.at(a.seed)
+	case c.rw == "randread" || c.rw == "randwrite":
 		l.at = random(a.Size, c.bytes, a.seed)
+	default:
+		l.at = sequential(a.Size, c.bytes)
 	}
 	stop, err := a.profile(c.name, round)
 	if err != nil {
