@@ -117,16 +117,16 @@ func (b *batch) rewrite(g *lineage, page uint32, lp *layerPage, want []runs.Entr
 	}
 	res.taken, res.freed = difference(want, lp.own), difference(lp.own, want)
 	for _, x := range res.freed {
-		if err := b.setBits(x.place, x.n, false); err != nil {
+		if err := b.setBits(x.Place, x.N, false); err != nil {
 			return res, err
 		}
-		b.use(g.layer, -int64(x.n), 0)
+		b.use(g.layer, -int64(x.N), 0)
 	}
 	for _, x := range res.taken {
-		if err := b.setBits(x.place, x.n, true); err != nil {
+		if err := b.setBits(x.Place, x.N, true); err != nil {
 			return res, err
 		}
-		b.use(g.layer, int64(x.n), 0)
+		b.use(g.layer, int64(x.N), 0)
 	}
 	res.mapped = int64(runs.Mapped(lp.flatten(want)) - runs.Mapped(lp.flatten(lp.visible())))
 	return res, nil
@@ -154,30 +154,30 @@ func difference(a, b []runs.Entry) (out []extent) {
 	places := func(list []runs.Entry) (x []extent) {
 		for _, e := range list {
 			if !e.IsZero() {
-				x = append(x, extent{e.Place(), e.Len()})
+				x = append(x, extent{Place: e.Place(), N: e.Len()})
 			}
 		}
-		slices.SortFunc(x, func(p, q extent) int { return int(int64(p.place) - int64(q.place)) })
+		slices.SortFunc(x, func(p, q extent) int { return int(int64(p.Place) - int64(q.Place)) })
 		return x
 	}
 	taken := places(b)
 	for _, x := range places(a) {
-		for len(taken) > 0 && taken[0].place+uint64(taken[0].n) <= x.place {
+		for len(taken) > 0 && taken[0].Place+uint64(taken[0].N) <= x.Place {
 			taken = taken[1:]
 		}
-		for i := 0; x.n > 0; i++ {
-			if i == len(taken) || taken[i].place >= x.place+uint64(x.n) {
+		for i := 0; x.N > 0; i++ {
+			if i == len(taken) || taken[i].Place >= x.Place+uint64(x.N) {
 				out = append(out, x)
 				break
 			}
-			if t := taken[i]; t.place > x.place {
-				out = append(out, extent{x.place, int(t.place - x.place)})
+			if t := taken[i]; t.Place > x.Place {
+				out = append(out, extent{Place: x.Place, N: int(t.Place - x.Place)})
 			}
-			end := taken[i].place + uint64(taken[i].n)
-			if end >= x.place+uint64(x.n) {
+			end := taken[i].Place + uint64(taken[i].N)
+			if end >= x.Place+uint64(x.N) {
 				break
 			}
-			x = extent{end, int(x.place + uint64(x.n) - end)}
+			x = extent{Place: end, N: int(x.Place + uint64(x.N) - end)}
 		}
 	}
 	return out

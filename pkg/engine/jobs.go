@@ -144,10 +144,8 @@ func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
 			if err != nil {
 				return false, fmt.Errorf("page %d: %w", pages[done], err)
 			}
-			for _, x := range res.freed {
-				if err := p.alloc.Hold(x.place, x.n); err != nil {
-					return false, err
-				}
+			if err := p.alloc.Hold(res.freed); err != nil {
+				return false, err
 			}
 			freed = append(freed, res.freed...)
 		}

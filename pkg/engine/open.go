@@ -159,6 +159,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	if err := p.queueUnnamed(); err != nil {
 		return nil, err
 	}
+	p.preparing.many = int64(min(p.ring.Cap()/2, pendingMany))
 	p.start()
 	return p, nil
 }

@@ -36,8 +36,8 @@ type pages struct {
 	shards [pageShards]pageShard
 
 	mu        sync.Mutex
-	abandoned []extent // blocks whose run was replaced while it was current
-	pending   atomic.Int64
+	abandoned []extent     // blocks whose run was replaced while it was current
+	pending   atomic.Int64 // runs published since the last seal
 }
 
 type pageShard struct {
@@ -217,10 +217,10 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 	if pp == nil {
 		pp = &pendingPage{v: v, page: page, own: own}
 		s.current[k] = pp
-		p.pending.Add(1)
 	}
 	pp.mixed = pp.mixed || pp.own != own
 	pp.mapped += mapped
+	p.pending.Add(int64(len(entries)))
 	v.entry.mapped.Add(mapped)
 	v.entry.written.Store(true)
 	for _, e := range entries {
@@ -229,7 +229,7 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 			if !old.IsZero() {
 				// A zero run over a run that no commit has seen: its blocks will never be committed.
 				p.mu.Lock()
-				p.abandoned = append(p.abandoned, extent{old.Place(), old.Len()})
+				p.abandoned = append(p.abandoned, extent{Place: old.Place(), N: old.Len()})
 				p.mu.Unlock()
 			}
 			e = e.Replacing()
@@ -241,8 +241,8 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 
 // sealed is what a round commits: every run pending when it was made.
 type sealedRuns struct {
-	seq       uint64 // the highest sequence among them; all up to it are in
-	pages     []*pendingPage
+	seq       uint64         // the highest sequence among them; all up to it are in
+	pages     []*pendingPage // those of a shard side by side
 	abandoned []extent
 }
 
@@ -263,32 +263,45 @@ func (p *pages) sealAll() sealedRuns {
 		}
 		s.mu.Unlock()
 	}
-	p.pending.Add(-int64(len(out.pages)))
+	p.pending.Store(0)
 	return out
 }
 
 // settle moves sealed runs whose commit is durable into the cached pages. Pages that were rewritten are dropped: their runs may have been cut anew.
 func (p *pages) settle(sealed sealedRuns, rewritten map[*pendingPage]struct{}) {
-	for _, pp := range sealed.pages {
+	var held *pageShard
+	for i, pp := range sealed.pages {
 		k := pp.v.mapping.key(pp.page)
-		s := p.shard(k)
-		s.mu.Lock()
-		if l := s.loading[k]; l != nil {
-			l.stale = true
-		}
-		if _, ok := rewritten[pp]; ok {
-			s.cache.Drop(k)
-		} else if s.cache.Has(k) {
-			base, _ := s.cache.Get(k)
-			list := append(make([]runs.Entry, 0, len(base)+2*len(pp.list)), base...)
-			for _, e := range pp.list {
-				list = runs.Insert(list, e.Plain())
+		// A shard's pages are settled under one turn of its lock, in portions that do not keep lookups waiting for long.
+		if s := p.shard(k); s != held || i%64 == 0 {
+			if held != nil {
+				held.mu.Unlock()
 			}
-			s.cache.Put(k, list)
+			held = s
+			held.mu.Lock()
 		}
-		delete(s.sealed, k)
-		s.mu.Unlock()
+		_, redone := rewritten[pp]
+		held.settle(k, pp, redone)
 	}
+	if held != nil {
+		held.mu.Unlock()
+	}
+}
+
+func (s *pageShard) settle(k mapcache.Key, pp *pendingPage, rewritten bool) {
+	if l := s.loading[k]; l != nil {
+		l.stale = true
+	}
+	if rewritten {
+		s.cache.Drop(k)
+	} else if s.cache.Has(k) {
+		list, _ := s.cache.Get(k)
+		for _, e := range pp.list {
+			list = runs.Insert(list, e.Plain())
+		}
+		s.cache.Put(k, list)
+	}
+	delete(s.sealed, k)
 }
 
 // pendingIn tells whether the mapping has pending runs in a page.

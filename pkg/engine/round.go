@@ -112,11 +112,7 @@ func (p *Pool) release(freed []extent) {
 	if len(freed) == 0 {
 		return
 	}
-	p.epochs.Defer(func() {
-		for _, x := range freed {
-			p.alloc.Release(x.place, x.n)
-		}
-	})
+	p.epochs.Defer(func() { p.alloc.Release(freed) })
 }
 
 // roundCommit composes a round's batches on the committer.
@@ -142,10 +138,8 @@ func (c *roundCommit) compose(b *batch) (more bool, err error) {
 			return false, fmt.Errorf("volume %q page %d: %w", pp.v.name, pp.page, err)
 		}
 	}
-	for _, x := range c.sealed.abandoned {
-		c.p.alloc.Abandon(x.place, x.n)
-		c.freed = append(c.freed, x)
-	}
+	c.p.alloc.Abandon(c.sealed.abandoned)
+	c.freed = append(c.freed, c.sealed.abandoned...)
 	for v := range c.volumes {
 		b.put(format.VolumeUseKey(v.id), format.VolumeUse{Mapped: uint64(v.stored), Written: true}.Encode())
 	}
@@ -161,10 +155,7 @@ func (c *roundCommit) page(b *batch, pp *pendingPage) error {
 	if plain(pp, g) {
 		for _, e := range pp.list {
 			b.putRun(g.family, pp.page, e.Gen(), e.Off(), format.Run{Len: e.Len(), Place: e.Place()})
-			if err := b.setBits(e.Place(), e.Len(), true); err != nil {
-				return err
-			}
-			b.committed = append(b.committed, extent{e.Place(), e.Len()})
+			b.unmarked = append(b.unmarked, extent{Place: e.Place(), N: e.Len()})
 			b.use(g.layer, int64(e.Len()), 0)
 		}
 		return b.touch(g.layer, g.top, pp.page)
@@ -179,10 +170,8 @@ func (c *roundCommit) page(b *batch, pp *pendingPage) error {
 		return err
 	}
 	b.committed = append(b.committed, res.taken...)
-	for _, x := range res.freed {
-		if err := c.p.alloc.Hold(x.place, x.n); err != nil {
-			return err
-		}
+	if err := c.p.alloc.Hold(res.freed); err != nil {
+		return err
 	}
 	c.freed = append(c.freed, res.freed...)
 	return nil

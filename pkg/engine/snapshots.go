@@ -26,12 +26,14 @@ type cutVolume struct {
 
 // cut freezes the heads of volumes and puts new ones on top, all in one commit. Called with ops held.
 //
-// Promise "the cut", in this order: a round, so that little is pending - shut the gates of all its volumes, in order of their ids, and wait for admitted
+// Promise "the cut", in this order: a round, where much is pending - shut the gates of all its volumes, in order of their ids, and wait for admitted
 // writes to end - flush the members and commit every pending run, the freeze and the new heads in one synced batch - only then let the new heads take
 // writes - open the gates - answer. A write acknowledged before the request is in, one sent after the answer is out, and none changes the snapshot later.
 func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume), durable func()) error {
-	if err := p.flush(); err != nil {
-		return err
+	if p.pages.pending.Load() > 4*p.preparing.many {
+		if err := p.flush(); err != nil {
+			return err
+		}
 	}
 	volumes = slices.Clone(volumes)
 	slices.SortFunc(volumes, func(a, b *volume) int { return int(int64(a.id) - int64(b.id)) })

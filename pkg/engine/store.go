@@ -111,6 +111,7 @@ func (s *store) commitOne(compose func(b *batch), durable func()) error {
 }
 
 func (s *store) commitLoop() {
+	asCommitter()
 	defer close(s.syncs)
 	var broken error
 	for j := range s.jobs {
@@ -141,8 +142,8 @@ func (s *store) perform(j *job) error {
 		if err := s.db.ApplyNoSyncWait(b.Batch, pebble.Sync); err != nil {
 			return fmt.Errorf("apply batch: %w", err)
 		}
-		for _, e := range b.committed {
-			s.alloc.Committed(e.place, e.n)
+		if len(b.committed) > 0 {
+			s.alloc.Committed(b.committed)
 		}
 		u := &unsynced{b: b.Batch}
 		if !more {
@@ -154,6 +155,7 @@ func (s *store) perform(j *job) error {
 }
 
 func (s *store) syncLoop() {
+	asCommitter()
 	var broken error
 	for u := range s.syncs {
 		err := u.b.SyncWait()
@@ -175,17 +177,14 @@ func (s *store) syncLoop() {
 	}
 }
 
-// extent is a stretch of pool blocks.
-type extent struct {
-	place uint64
-	n     int
-}
+type extent = alloc.Extent
 
 // batch is a Pebble batch with what the engine counts beside it.
 type batch struct {
 	*pebble.Batch
 	s         *store
-	committed []extent            // handed out by the allocator and taken into use by this batch
+	committed []extent            // handed out by the allocator and taken into use by this batch; finish joins them
+	unmarked  []extent            // those of them whose bits finish sets
 	chunks    map[uint32]struct{} // bitmaps changed
 	layers    map[*layer]struct{} // uses changed
 }
@@ -317,6 +316,13 @@ func (s *store) bitmap(chunk uint32) (*alloc.Bitmap, error) {
 
 // finish adds what the batch's runs changed beside them: bitmaps, counts and the pool's record.
 func (b *batch) finish() error {
+	b.unmarked = alloc.Coalesce(b.unmarked)
+	for _, x := range b.unmarked {
+		if err := b.setBits(x.Place, x.N, true); err != nil {
+			return err
+		}
+	}
+	b.committed = alloc.Coalesce(append(b.committed, b.unmarked...))
 	segs := map[uint32]struct{}{}
 	for chunk := range b.chunks {
 		b.put(format.BitmapKey(chunk), encodeBitmap(b.s.bitmaps[chunk]))

@@ -38,7 +38,6 @@ func (v *Volume) again(part func() error) error {
 		if err := v.pool.failure(); err != nil {
 			return err
 		}
-		w.before(v.pool)
 		pin := v.enter()
 		err := ErrClosed
 		if !v.closed.Load() {

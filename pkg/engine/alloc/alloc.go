@@ -13,10 +13,13 @@
 package alloc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -77,9 +80,31 @@ type chunk struct {
 	owner   uint64
 }
 
-// Allocator is safe for concurrent use.
+// Extent is a stretch of pool blocks.
+type Extent struct {
+	Place uint64
+	N     int
+}
+
+// Coalesce sorts extents and joins those that touch. It reuses the list's memory.
+func Coalesce(list []Extent) []Extent {
+	slices.SortFunc(list, func(a, b Extent) int { return cmp.Compare(a.Place, b.Place) })
+	out := list[:0]
+	for _, x := range list {
+		if n := len(out); n > 0 && out[n-1].Place+uint64(out[n-1].N) == x.Place {
+			out[n-1].N += x.N
+		} else {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// Allocator is safe for concurrent use. What commits call takes lists, so that they take the lock once: it is the writers' lock, and where many writers
+// share few processors each turn at it may cost a time slice.
 type Allocator struct {
 	store Store
+	ready atomic.Int64 // free, for those who only want an idea of it
 
 	mu       sync.Mutex
 	segments []segment
@@ -103,7 +128,7 @@ func New(store Store, segments []Segment) *Allocator {
 		}
 		a.segments[i].ahead = s.Ahead
 		a.segments[i].free = n*ChunkBlocks - s.Used
-		a.free += int64(a.segments[i].free)
+		a.addFree(int64(a.segments[i].free))
 	}
 	return a
 }
@@ -120,6 +145,14 @@ func (a *Allocator) Free() (free, held, pending int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.free, a.held, a.pending
+}
+
+// Ready is about how many blocks could be handed out now.
+func (a *Allocator) Ready() int64 { return a.ready.Load() }
+
+func (a *Allocator) addFree(n int64) {
+	a.free += n
+	a.ready.Store(a.free)
 }
 
 // Freed returns a channel that is closed when blocks become free after the call.
@@ -148,7 +181,7 @@ func (a *Allocator) Alloc(owner uint64, want int) (place uint64, n int, err erro
 	c.free -= n
 	c.pending += n
 	a.segments[c.number/SegmentChunks].free -= n
-	a.free -= int64(n)
+	a.addFree(-int64(n))
 	a.pending += int64(n)
 	return uint64(c.number)*ChunkBlocks + uint64(from), n, nil
 }
@@ -300,46 +333,58 @@ func (a *Allocator) Undo(place uint64, n int) {
 }
 
 // Committed says that a batch which sets the blocks' bits was applied.
-func (a *Allocator) Committed(place uint64, n int) {
+func (a *Allocator) Committed(list []Extent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.mustEach(place, n, func(c *chunk, _, n int) {
-		c.pending -= n
-		a.pending -= int64(n)
-	})
+	for _, x := range list {
+		a.mustEach(x.Place, x.N, func(c *chunk, _, n int) {
+			c.pending -= n
+			a.pending -= int64(n)
+		})
+	}
 }
 
 // Hold keeps blocks from being handed out although a batch, which must not have been applied yet, clears their bits.
-func (a *Allocator) Hold(place uint64, n int) error {
+func (a *Allocator) Hold(list []Extent) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.each(place, n, func(c *chunk, _, n int) {
-		c.held += n
-		a.held += int64(n)
-	})
+	for _, x := range list {
+		err := a.each(x.Place, x.N, func(c *chunk, _, n int) {
+			c.held += n
+			a.held += int64(n)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Abandon turns blocks that were handed out, and whose run was replaced before any commit, into held ones.
-func (a *Allocator) Abandon(place uint64, n int) {
+func (a *Allocator) Abandon(list []Extent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.mustEach(place, n, func(c *chunk, _, n int) {
-		c.pending -= n
-		c.held += n
-		a.pending -= int64(n)
-		a.held += int64(n)
-	})
+	for _, x := range list {
+		a.mustEach(x.Place, x.N, func(c *chunk, _, n int) {
+			c.pending -= n
+			c.held += n
+			a.pending -= int64(n)
+			a.held += int64(n)
+		})
+	}
 }
 
 // Release makes held blocks free.
-func (a *Allocator) Release(place uint64, n int) {
+func (a *Allocator) Release(list []Extent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.mustEach(place, n, func(c *chunk, from, n int) {
-		c.held -= n
-		a.held -= int64(n)
-		a.giveBack(c, from, n)
-	})
+	for _, x := range list {
+		a.mustEach(x.Place, x.N, func(c *chunk, from, n int) {
+			c.held -= n
+			a.held -= int64(n)
+			a.giveBack(c, from, n)
+		})
+	}
 	a.wake()
 }
 
@@ -350,7 +395,7 @@ func (a *Allocator) giveBack(c *chunk, from, n int) {
 	s := &a.segments[c.number/SegmentChunks]
 	s.free += n
 	s.best = max(s.best, uint16(c.free))
-	a.free += int64(n)
+	a.addFree(int64(n))
 }
 
 func (a *Allocator) mustEach(place uint64, n int, f func(c *chunk, from, n int)) {
@@ -377,7 +422,7 @@ func (a *Allocator) AddAhead(seg uint32, from, to int) {
 		}
 		s.ahead[k/64] |= 1 << (k % 64)
 		s.free += ChunkBlocks
-		a.free += ChunkBlocks
+		a.addFree(ChunkBlocks)
 		if s.count != nil {
 			s.count.free[k] = ChunkBlocks
 		}
@@ -410,7 +455,7 @@ func (a *Allocator) TakeBack(keep int64) (seg uint32, index int, ok bool, err er
 			}
 			s.ahead[k/64] &^= 1 << (k % 64)
 			s.free -= ChunkBlocks
-			a.free -= ChunkBlocks
+			a.addFree(-ChunkBlocks)
 			return uint32(i), k, true, nil
 		}
 	}

@@ -38,11 +38,6 @@ func (s *fakeStore) set(place uint64, n int, used bool) {
 	}
 }
 
-type extent struct {
-	place uint64
-	n     int
-}
-
 // No block is handed out twice, whatever the order of the steps of its life, and when all has been given back everything is free again.
 func TestNeverTwice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -51,8 +46,8 @@ func TestNeverTwice(t *testing.T) {
 		chunks := rapid.IntRange(1, 5).Draw(t, "chunks")
 		a.AddAhead(0, 0, chunks)
 		owned := map[uint64]bool{}
-		var pending, committed, held []extent
-		take := func(list *[]extent) extent {
+		var pending, committed, held []Extent
+		take := func(list *[]Extent) Extent {
 			i := rapid.IntRange(0, len(*list)-1).Draw(t, "which")
 			e := (*list)[i]
 			*list = append((*list)[:i], (*list)[i+1:]...)
@@ -74,28 +69,28 @@ func TestNeverTwice(t *testing.T) {
 					}
 					owned[place+i] = true
 				}
-				pending = append(pending, extent{place, n})
+				pending = append(pending, Extent{place, n})
 			case op == 2 && len(pending) > 0:
 				e := take(&pending)
-				store.set(e.place, e.n, true)
-				a.Committed(e.place, e.n)
+				store.set(e.Place, e.N, true)
+				a.Committed([]Extent{e})
 				committed = append(committed, e)
 			case op == 3 && len(committed) > 0:
 				e := take(&committed)
-				if err := a.Hold(e.place, e.n); err != nil {
+				if err := a.Hold([]Extent{e}); err != nil {
 					t.Fatal(err)
 				}
-				store.set(e.place, e.n, false)
+				store.set(e.Place, e.N, false)
 				held = append(held, e)
 			case op == 4 && len(held) > 0:
 				release(a, owned, take(&held))
 			case op == 5 && len(pending) > 0:
 				e := take(&pending)
-				a.Undo(e.place, e.n)
+				a.Undo(e.Place, e.N)
 				forget(owned, e)
 			case op == 6 && len(pending) > 0:
 				e := take(&pending)
-				a.Abandon(e.place, e.n)
+				a.Abandon([]Extent{e})
 				held = append(held, e)
 			}
 			if free, _, _ := a.Free(); free != int64(chunks*ChunkBlocks-len(owned)) {
@@ -103,17 +98,17 @@ func TestNeverTwice(t *testing.T) {
 			}
 		}
 		for _, e := range pending {
-			a.Undo(e.place, e.n)
+			a.Undo(e.Place, e.N)
 		}
 		for _, e := range committed {
-			if err := a.Hold(e.place, e.n); err != nil {
+			if err := a.Hold([]Extent{e}); err != nil {
 				t.Fatal(err)
 			}
-			store.set(e.place, e.n, false)
-			a.Release(e.place, e.n)
+			store.set(e.Place, e.N, false)
+			a.Release([]Extent{e})
 		}
 		for _, e := range held {
-			a.Release(e.place, e.n)
+			a.Release([]Extent{e})
 		}
 		for o := range uint64(4) {
 			a.Forget(o)
@@ -124,14 +119,14 @@ func TestNeverTwice(t *testing.T) {
 	})
 }
 
-func release(a *Allocator, owned map[uint64]bool, e extent) {
-	a.Release(e.place, e.n)
+func release(a *Allocator, owned map[uint64]bool, e Extent) {
+	a.Release([]Extent{e})
 	forget(owned, e)
 }
 
-func forget(owned map[uint64]bool, e extent) {
-	for i := range uint64(e.n) {
-		delete(owned, e.place+i)
+func forget(owned map[uint64]bool, e Extent) {
+	for i := range uint64(e.N) {
+		delete(owned, e.Place+i)
 	}
 }
 

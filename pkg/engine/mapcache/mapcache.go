@@ -4,7 +4,8 @@
 // a slab that was not used since it last came by and gives up every page in it, so that memory can move between size classes. Pages carry no pointers,
 // so neither the collector nor GOMEMLIMIT sees them, and the limit is exact.
 //
-// A Cache is not safe for concurrent use: its owner's lock guards it. Slices that Get returns are valid until the next call of Put or Drop.
+// A Cache is not safe for concurrent use: its owner's lock guards it. Slices that Get returns are valid until the next call of Put or Drop. They have
+// room for growth behind them: runs.Insert works in place while there is room, and Put then only notes the new length.
 package mapcache
 
 import (
@@ -103,7 +104,9 @@ func (c *Cache) Put(k Key, list []runs.Entry) {
 	if r, ok := c.index[k]; ok {
 		s, i := &c.slabs[r>>10], int(r&1023)
 		if len(list) <= classes[s.class] && (s.class == 0 || len(list) > classes[s.class]/4) {
-			copy(c.item(int(r>>10), i)[:len(list)], list)
+			if item := c.item(int(r>>10), i)[:len(list)]; len(list) > 0 && &item[0] != &list[0] {
+				copy(item, list)
+			}
 			s.lens[i], s.used = int16(len(list)), true
 			return
 		}
