@@ -90,15 +90,15 @@ type rewriteResult struct {
 // touched pages, the bitmaps and the counts. It is how anything but a plain first write changes a page: discards, writes over zero runs, joins, frees,
 // and what the ring replays.
 func (b *batch) rewrite(g *lineage, page uint32, lp *layerPage, want []runs.Entry) (res rewriteResult, err error) {
+	was, will := setOf(lp.own), setOf(want)
 	for _, e := range lp.own {
-		i := slices.Index(want, e)
-		if i < 0 {
+		if _, ok := will[e]; !ok {
 			b.removeRun(g.family, page, e.Gen(), e.Off())
 		}
 	}
 	had, has := gensOf(lp.own), gensOf(want)
 	for _, e := range want {
-		if slices.Contains(lp.own, e) {
+		if _, ok := was[e]; ok {
 			continue
 		}
 		b.putRun(g.family, page, e.Gen(), e.Off(), format.Run{Len: e.Len(), Zero: e.IsZero(), Place: e.Place()})
@@ -139,6 +139,14 @@ func (lp *layerPage) flatten(list []runs.Entry) []runs.Entry {
 		out = runs.Fill(out, e)
 	}
 	return out
+}
+
+func setOf(list []runs.Entry) map[runs.Entry]struct{} {
+	m := make(map[runs.Entry]struct{}, len(list))
+	for _, e := range list {
+		m[e] = struct{}{}
+	}
+	return m
 }
 
 func gensOf(list []runs.Entry) map[uint64]struct{} {

@@ -139,6 +139,9 @@ func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
 			var want []runs.Entry // of a layer to be freed: nothing
 			if job.Kind == format.JobJoin {
 				want = lp.apply(lp.visible(), nil)
+				if runs.Covered(want) == runs.Covered(lp.own) {
+					continue // nothing hidden here
+				}
 			}
 			res, err := b.rewrite(line, pages[done], &lp, want)
 			if err != nil {

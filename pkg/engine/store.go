@@ -33,17 +33,12 @@ type store struct {
 	pool    format.Pool
 	bitmaps map[uint32]*alloc.Bitmap // as last applied; some of those lately used
 	segUsed []int
-	touched map[touchedPage]struct{} // pairs known to be in the store; some of them
+	touched touchedIndex
 
 	nextID, nextGen atomic.Uint64
 	nextFamily      atomic.Uint32
 
 	metaBytes atomic.Uint64 // keys and values put into batches
-}
-
-type touchedPage struct {
-	gen  uint64
-	page uint32
 }
 
 // job is one change. compose runs on the committer, once for every batch until it says there is no more; durable runs after the last batch's sync has
@@ -66,7 +61,7 @@ func newStore(db *pebble.DB, rec format.Pool, segUsed []int, fail func(error), d
 	s := &store{
 		db: db, fail: fail, dead: dead, pool: rec, segUsed: segUsed,
 		jobs: make(chan *job), syncs: make(chan *unsynced, 64),
-		bitmaps: map[uint32]*alloc.Bitmap{}, touched: map[touchedPage]struct{}{},
+		bitmaps: map[uint32]*alloc.Bitmap{}, touched: touchedIndex{},
 	}
 	s.nextID.Store(rec.NextID)
 	s.nextGen.Store(rec.NextGen)
@@ -142,6 +137,7 @@ func (s *store) perform(j *job) error {
 		if err := s.db.ApplyNoSyncWait(b.Batch, pebble.Sync); err != nil {
 			return fmt.Errorf("apply batch: %w", err)
 		}
+		s.touched.trim()
 		if len(b.committed) > 0 {
 			s.alloc.Committed(b.committed)
 		}
@@ -214,41 +210,6 @@ func (b *batch) putRun(family, page uint32, gen uint64, block int, r format.Run)
 func (b *batch) removeRun(family, page uint32, gen uint64, block int) {
 	var key [format.RunKeyLen]byte
 	b.remove(format.AppendRunKey(key[:0], family, page, gen, block))
-}
-
-// touch makes sure that the store says gen has runs in page.
-func (b *batch) touch(l *layer, gen uint64, page uint32) error {
-	t := touchedPage{gen, page}
-	if _, ok := b.s.touched[t]; ok {
-		return nil
-	}
-	key := format.TouchedKey(gen, page)
-	_, closer, err := b.s.db.Get(key)
-	switch {
-	case err == nil:
-		_ = closer.Close()
-	case errors.Is(err, pebble.ErrNotFound):
-		b.put(key, nil)
-		b.use(l, 0, 1)
-	default:
-		return fmt.Errorf("look up generation %d page %d: %w", gen, page, err)
-	}
-	if len(b.s.touched) >= 1<<16 {
-		for k := range b.s.touched {
-			delete(b.s.touched, k)
-			if len(b.s.touched) < 1<<15 {
-				break
-			}
-		}
-	}
-	b.s.touched[t] = struct{}{}
-	return nil
-}
-
-func (b *batch) untouch(l *layer, gen uint64, page uint32) {
-	delete(b.s.touched, touchedPage{gen, page})
-	b.remove(format.TouchedKey(gen, page))
-	b.use(l, 0, -1)
 }
 
 // use changes what a layer owns (blocks) and touches (pages).
