@@ -51,45 +51,18 @@ func (l loops) node(n int) (string, error) {
 	return path, nil
 }
 
-// status tells what is behind loop device n, if its file has that name; ok is false where it has not. sysfs knows the name without a question to the
-// file system behind it, which could hang, and without opening the device, which could keep others from clearing it.
-func (l loops) status(n int, name string) (id identity, ok bool, err error) {
+// bound tells whether loop device n has the file of that name behind it. Names are never used twice (fileName), so the name alone decides. sysfs knows it
+// without a question to the file system behind the device: LOOP_GET_STATUS64 may ask for the file's attributes, and after a restart it would be this very
+// process, not serving yet, that had to answer. It needs no opening of the device either, which could keep others from clearing it.
+func (l loops) bound(n int, name string) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", n))
-	if err != nil || !strings.HasSuffix(strings.TrimSuffix(string(b), "\n"), "/"+name) {
-		return identity{}, false, nil // not bound, or not ours
-	}
-	path, err := l.node(n)
-	if err != nil {
-		return identity{}, false, err
-	}
-	f, err := openPlain(path, unix.O_RDONLY)
-	if err != nil {
-		if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) {
-			return identity{}, false, nil
-		}
-		return identity{}, false, fmt.Errorf("open %s: %w", path, err)
-	}
-	defer func() { _ = f.Close() }()
-	return backing(f)
-}
-
-func backing(f *os.File) (identity, bool, error) {
-	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
-	if errors.Is(err, unix.ENXIO) {
-		return identity{}, false, nil
-	}
-	if err != nil {
-		return identity{}, false, fmt.Errorf("ask what is behind %s: %w", f.Name(), err)
-	}
-	return identity{Dev: info.Device, Ino: info.Inode}, true, nil
+	return err == nil && strings.HasSuffix(strings.TrimSuffix(string(b), "\n"), "/"+name)
 }
 
 // find looks for the loop device of the record's file: first the one it was last, then all. noLoop when there is none.
 func (l loops) find(r record) (int, error) {
-	if r.Loop >= 0 {
-		if got, ok, err := l.status(r.Loop, r.Name); err == nil && ok && got == r.File {
-			return r.Loop, nil
-		}
+	if r.Loop >= 0 && l.bound(r.Loop, r.Name) {
+		return r.Loop, nil
 	}
 	dirs, err := filepath.Glob("/sys/block/loop*/loop")
 	if err != nil {
@@ -100,11 +73,13 @@ func (l loops) find(r record) (int, error) {
 		if err != nil {
 			continue
 		}
-		if got, ok, err := l.status(n, r.Name); err != nil {
-			return noLoop, err
-		} else if ok && got == r.File {
-			return n, nil
+		if !l.bound(n, r.Name) {
+			continue
 		}
+		if _, err := l.node(n); err != nil {
+			return noLoop, err
+		}
+		return n, nil
 	}
 	return noLoop, nil
 }
@@ -213,7 +188,7 @@ func (l loops) clear(ctx context.Context, r record) error {
 		if n == noLoop || err != nil {
 			return err
 		}
-		err = l.clearOnce(n, r.File)
+		err = l.clearOnce(n, r.Name)
 		if err == nil {
 			continue
 		}
@@ -232,7 +207,7 @@ func (l loops) clear(ctx context.Context, r record) error {
 
 // clearOnce asks to clear the device. The kernel does so when the last opener closes, at once if that is us. If it is not, the request is withdrawn:
 // the device must not vanish later under somebody who was told that it stays.
-func (l loops) clearOnce(n int, id identity) error {
+func (l loops) clearOnce(n int, name string) error {
 	path := l.path(n)
 	f, err := openPlain(path, unix.O_RDONLY|unix.O_EXCL) // exclusive: nobody mounts it meanwhile
 	switch {
@@ -244,8 +219,8 @@ func (l loops) clearOnce(n int, id identity) error {
 		return fmt.Errorf("open %s to detach it: %w", path, err)
 	}
 	defer func() { _ = f.Close() }()
-	if got, ok, err := backing(f); err != nil || !ok || got != id {
-		return err // somebody else's by now
+	if !l.bound(n, name) {
+		return nil // somebody else's by now
 	}
 	if err := unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
 		return fmt.Errorf("clear %s: %w", path, err)

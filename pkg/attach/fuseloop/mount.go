@@ -3,6 +3,7 @@ package fuseloop
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -163,8 +164,11 @@ func abortConnection(id identity) error {
 	return errors.Join(err, f.Close())
 }
 
-// fileName makes of an attachment's id the name that losetup shows.
-func fileName(id string) string {
+// fileName makes of an attachment's id the name that losetup shows. It ends in a random number, so that a loop device is known by it for ever: another
+// attachment of the same id, or of one that looks alike, has another name.
+func fileName(id string) string { return fmt.Sprintf("%s%016x", namePrefix(id), rand.Uint64()) }
+
+func namePrefix(id string) string {
 	clean := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
@@ -172,5 +176,5 @@ func fileName(id string) string {
 		}
 		return '_'
 	}, id)
-	return "rowan-" + clean[:min(len(clean), 128)]
+	return "rowan-" + clean[:min(len(clean), 128)] + "-"
 }

@@ -15,7 +15,7 @@ type record struct {
 	Version  int      `json:"version"`
 	File     identity `json:"file"`
 	Name     string   `json:"name"`
-	Loop     int      `json:"loop"` // a hint; what counts is whose file is File. noLoop before it was configured
+	Loop     int      `json:"loop"` // a hint; what counts is which device has the file Name. noLoop before it was configured
 	ReadOnly bool     `json:"readOnly,omitempty"`
 	Sector   int      `json:"sector"`
 	Protocol protocol `json:"protocol"`

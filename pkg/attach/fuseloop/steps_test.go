@@ -80,7 +80,7 @@ func (b *bench) nothingLeft(t *testing.T, id string) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(fileName(id))) {
+		if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(namePrefix(id))) {
 			t.Errorf("%s still has %s", f, b)
 		}
 	}
@@ -279,4 +279,56 @@ func TestMakesMissingNodes(t *testing.T) {
 	if err := at.Detach(ctx); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestListAsksNobody: with attributes that the kernel no longer trusts, whoever asks for the file's attributes waits for a server. A restarted process
+// must find its devices before it serves them.
+func TestListAsksNobody(t *testing.T) {
+	const id = "list-asks-nobody"
+	b := newBench(t)
+	dev := block.NewRAM(4<<20, 512)
+	path := b.attach(t, id, dev).Path()
+	b.restart(t, true)
+	_, files, err := b.keeper.Get(b.ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFiles(files)
+	const notifyInvalInode = 2
+	body := make([]byte, 24) // nodeid, offset (negative: the attributes alone), length
+	order.PutUint64(body, fileNode)
+	order.PutUint64(body[8:], ^uint64(0))
+	if _, err := unix.Write(int(files[0].Fd()), notification(notifyInvalInode, body)); err != nil {
+		t.Fatal(err)
+	}
+	type result struct {
+		infos []attach.Info
+		err   error
+	}
+	listed := make(chan result, 1)
+	go func() {
+		infos, err := b.List(b.ctx)
+		listed <- result{infos, err}
+	}()
+	select {
+	case r := <-listed:
+		if r.err != nil || len(r.infos) != 1 || r.infos[0].Path != path {
+			t.Fatalf("list: %+v, %v; want %s", r.infos, r.err, path)
+		}
+	case <-time.After(10 * time.Second):
+		t.Errorf("list hangs: it asks the file that nobody serves")
+		if err := b.Abort(b.ctx, id); err != nil {
+			t.Error(err)
+		}
+		<-listed
+		return
+	}
+	at, err := b.Resume(b.ctx, id, dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := at.Detach(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	b.nothingLeft(t, id)
 }
