@@ -77,7 +77,7 @@ type chunk struct {
 	next    int // where the owner's next block is looked for
 	pending int // handed out, not committed
 	held    int // committed away, not yet free
-	owner   uint64
+	owners  int // whose extent it is; two and more only where nothing else is free
 }
 
 // Extent is a stretch of pool blocks.
@@ -194,9 +194,7 @@ func (a *Allocator) pick(owner uint64, last *chunk) (*chunk, error) {
 	start := uint32(0)
 	if last != nil {
 		start = last.number
-		last.owner = 0
-		delete(a.current, owner)
-		a.settle(last)
+		a.leave(owner, last)
 	}
 	for _, pass := range []struct {
 		least  int
@@ -214,7 +212,7 @@ func (a *Allocator) pick(owner uint64, last *chunk) (*chunk, error) {
 			return nil, err
 		}
 		c.next = 0
-		c.owner = owner
+		c.owners++
 		a.current[owner] = c
 		return c, nil
 	}
@@ -249,7 +247,7 @@ func (a *Allocator) search(start uint32, least int, shared bool) (uint32, bool, 
 				free = c.free
 			}
 			best = max(best, free)
-			if free >= least && (shared || c == nil || c.owner == 0) {
+			if free >= least && (shared || c == nil || c.owners == 0) {
 				return n, true, nil
 			}
 		}
@@ -293,7 +291,7 @@ func (a *Allocator) load(n uint32) (*chunk, error) {
 
 // settle lets a chunk go from memory when the stored bitmap tells all there is to know of it.
 func (a *Allocator) settle(c *chunk) {
-	if c.pending != 0 || c.held != 0 || c.owner != 0 {
+	if c.pending != 0 || c.held != 0 || c.owners != 0 {
 		return
 	}
 	delete(a.chunks, c.number)
@@ -477,10 +475,15 @@ func (a *Allocator) Forget(owner uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c := a.current[owner]; c != nil {
-		delete(a.current, owner)
-		c.owner = 0
-		a.settle(c)
+		a.leave(owner, c)
 	}
+}
+
+// leave takes an owner off its chunk, which may be another's extent still: while it is, it stays in memory.
+func (a *Allocator) leave(owner uint64, c *chunk) {
+	delete(a.current, owner)
+	c.owners--
+	a.settle(c)
 }
 
 func (b *Bitmap) set(from, n int) {
