@@ -38,6 +38,9 @@ func (p *Pool) Check(ctx context.Context) (CheckReport, error) {
 func (p *Pool) checkMoment() (*pebble.Snapshot, error) {
 	p.ops.Lock()
 	defer p.ops.Unlock()
+	if p.closed.Load() {
+		return nil, ErrClosed
+	}
 	if p.failure() == nil {
 		if err := p.flush(); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -43,32 +44,45 @@ func (v *Volume) zero(verb string, off, length int64) error {
 // nextMapped returns the first byte from off on that is in a page where the family has any run, or end: what makes a discard of a whole new volume one
 // seek. It may return a page that maps nothing.
 func (v *Volume) nextMapped(off, end int64) (int64, error) {
-	g := v.mapping.lineage.Load()
 	page := uint32(off / pageBytes)
 	last := uint32((end - 1) / pageBytes)
-	lower, upper := format.RunPagePrefix(g.family, page), format.Upper(format.RunPagePrefix(g.family, last))
+	// Pinned, so that a pool that is being closed waits.
+	pin := v.pool.epochs.Pin()
+	defer v.pool.epochs.Unpin(pin)
+	if v.pool.closed.Load() {
+		return 0, ErrClosed
+	}
+	stored, err := v.nextStored(page, last)
+	if err != nil {
+		return 0, err
+	}
+	found := page
+	for found < stored && !v.pool.pages.pendingIn(&v.mapping, found) {
+		found++
+	}
+	if found > page {
+		// A round may have taken runs from pending to stored after the store was asked: what is in neither now was in neither all the time.
+		if stored, err = v.nextStored(page, last); err != nil {
+			return 0, err
+		}
+	}
+	return min(max(off, int64(min(found, stored))*pageBytes), end), nil
+}
+
+// nextStored returns the first page from page to last where the store has any run of the family, or last + 1.
+func (v *Volume) nextStored(page, last uint32) (_ uint32, err error) {
+	family := v.mapping.lineage.Load().family
+	lower, upper := format.RunPagePrefix(family, page), format.Upper(format.RunPagePrefix(family, last))
 	it, err := v.pool.store.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return 0, err
 	}
-	defer it.Close()
-	stored := last + 1
-	if it.First() {
-		at, _, _, err := format.ParseRunKey(it.Key())
-		if err != nil {
-			return 0, err
-		}
-		stored = at.Page
+	defer func() { err = errors.Join(err, it.Close()) }()
+	if !it.First() {
+		return last + 1, it.Error()
 	}
-	if err := it.Error(); err != nil {
-		return 0, err
-	}
-	for ; page < stored; page++ {
-		if v.pool.pages.pendingIn(&v.mapping, page) {
-			break
-		}
-	}
-	return min(max(off, int64(page)*pageBytes), end), nil
+	at, _, _, err := format.ParseRunKey(it.Key())
+	return at.Page, err
 }
 
 // zeroInPage zeroes n bytes from byte at of a page: whole blocks in the map, the edges by writing zeroes where something is mapped.

@@ -62,6 +62,11 @@ func (p *Pool) nextJob() (id uint64, job format.Job, ok bool) {
 // runJob works one job off. Interrupting it at any point loses nothing: what it has not done is found again by the same steps.
 func (p *Pool) runJob(id uint64, job format.Job) error {
 	gens := job.Gens
+	// A round that was composed before the job's commit was durable went by the lineage from before it, and may not be applied yet: what it hides in a
+	// page that it is the first to touch would be missed. A round that begins now knows.
+	p.rounds.turn.Lock()
+	//lint:ignore SA2001 the end of the round under way is what is waited for
+	p.rounds.turn.Unlock()
 	if job.Kind == format.JobFree {
 		p.catalogue.mu.RLock()
 		l := p.catalogue.layers[job.Layer]

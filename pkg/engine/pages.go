@@ -20,6 +20,7 @@ const pageShards = 16
 type mapping struct {
 	id      uint64 // never used again while the process lives
 	lineage atomic.Pointer[lineage]
+	closed  atomic.Bool // nobody may look anything up in it any more
 }
 
 func (m *mapping) key(page uint32) mapcache.Key { return mapcache.Key(m.id<<24 | uint64(page)) }

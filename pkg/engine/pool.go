@@ -71,6 +71,14 @@ func (p *Pool) failure() error {
 	return p.readOnly
 }
 
+// refusal returns why the catalogue cannot be changed, or nil. It is asked with ops held, so that Close waits for whoever got nil.
+func (p *Pool) refusal() error {
+	if p.closed.Load() {
+		return ErrClosed
+	}
+	return p.failure()
+}
+
 // fail marks the pool failed, for good. Promise "a failed flush is final": the mark is in the ring too, so that an engine restarted in the same boot
 // does not take a later flush's word.
 func (p *Pool) fail(cause error) {
@@ -119,6 +127,10 @@ func (p *Pool) Close(ctx context.Context) error {
 	if !p.closed.CompareAndSwap(false, true) {
 		return ErrClosed
 	}
+	// Operations under way end first; those that come later find the pool closed.
+	p.ops.Lock()
+	//lint:ignore SA2001 its end is what is waited for
+	p.ops.Unlock()
 	var errs error
 	for _, v := range p.openVolumes() {
 		if err := v.Close(ctx); err != nil {

@@ -122,13 +122,14 @@ type roundCommit struct {
 	at        int // pages composed
 	extra     func(b *batch) error
 	rewritten map[*pendingPage]struct{}
-	volumes   map[*volume]struct{}
+	volumes   map[*volume]struct{} // of the pages in this batch
 	freed     []extent
 }
 
 func (c *roundCommit) compose(b *batch) (more bool, err error) {
 	for ; c.at < len(c.sealed.pages); c.at++ {
 		if c.extra == nil && b.full() {
+			c.counts(b)
 			return true, nil
 		}
 		pp := c.sealed.pages[c.at]
@@ -140,14 +141,20 @@ func (c *roundCommit) compose(b *batch) (more bool, err error) {
 	}
 	c.p.alloc.Abandon(c.sealed.abandoned)
 	c.freed = append(c.freed, c.sealed.abandoned...)
-	for v := range c.volumes {
-		b.put(format.VolumeUseKey(v.id), format.VolumeUse{Mapped: uint64(v.stored), Written: true}.Encode())
-	}
+	c.counts(b)
 	b.s.pool.RingSeq = c.sealed.seq
 	if c.extra != nil {
 		return false, c.extra(b)
 	}
 	return false, nil
+}
+
+// counts puts what the volumes map with this batch's pages into this batch: the ring's replay counts on from there if the process dies before the next.
+func (c *roundCommit) counts(b *batch) {
+	for v := range c.volumes {
+		b.put(format.VolumeUseKey(v.id), format.VolumeUse{Mapped: uint64(v.stored), Written: true}.Encode())
+	}
+	clear(c.volumes)
 }
 
 func (c *roundCommit) page(b *batch, pp *pendingPage) error {

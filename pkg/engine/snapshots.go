@@ -88,7 +88,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (SnapshotI
 	}
 	p.ops.Lock()
 	defer p.ops.Unlock()
-	if err := p.failure(); err != nil {
+	if err := p.refusal(); err != nil {
 		return SnapshotInfo{}, err
 	}
 	if _, err := p.catalogue.snapshot(spec.Name); err == nil {
@@ -159,7 +159,7 @@ func (p *Pool) snapshotInfo(s *snapshot) SnapshotInfo {
 func (p *Pool) DeleteSnapshot(ctx context.Context, name string) error {
 	p.ops.Lock()
 	defer p.ops.Unlock()
-	if err := p.failure(); err != nil {
+	if err := p.refusal(); err != nil {
 		return err
 	}
 	s, err := p.catalogue.snapshot(name)
@@ -189,6 +189,9 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, name string) error {
 func (p *Pool) SnapshotUsage(ctx context.Context, name string) (int64, error) {
 	p.ops.Lock()
 	defer p.ops.Unlock()
+	if p.closed.Load() {
+		return 0, ErrClosed
+	}
 	s, err := p.catalogue.snapshot(name)
 	if err != nil {
 		return 0, err
@@ -262,6 +265,9 @@ var _ block.Device = (*SnapshotReader)(nil)
 func (p *Pool) OpenSnapshot(ctx context.Context, name string) (*SnapshotReader, error) {
 	p.ops.Lock()
 	defer p.ops.Unlock()
+	if p.closed.Load() {
+		return nil, ErrClosed
+	}
 	s, err := p.catalogue.snapshot(name)
 	if err != nil {
 		return nil, err
@@ -279,8 +285,10 @@ func (r *SnapshotReader) Close() error {
 	p := r.pool
 	p.ops.Lock()
 	defer p.ops.Unlock()
+	r.mapping.closed.Store(true)
 	r.layer.readers--
-	if l := r.layer; l.readers > 0 || l.rec.Name != 0 || l.rec.Head != 0 || p.failure() != nil {
+	// What a closed or failed pool does not free now is queued when it is opened again.
+	if l := r.layer; l.readers > 0 || l.rec.Name != 0 || l.rec.Head != 0 || p.refusal() != nil {
 		return nil
 	}
 	var re *retirement

@@ -72,16 +72,25 @@ func newStore(db *pebble.DB, rec format.Pool, segUsed []int, fail func(error), d
 }
 
 // close waits for the jobs under way and closes Pebble. No commit may be started after it. A dead Pebble is left as it is: closing it would wait for
-// those who stay inside, and might write.
+// those who stay inside, and might write. It may die while it is closed, and is left then.
 func (s *store) close() error {
 	select {
 	case <-s.dead:
 		return nil
 	default:
 	}
-	close(s.jobs)
-	s.wg.Wait()
-	return s.db.Close()
+	closed := make(chan error, 1)
+	go func() {
+		close(s.jobs)
+		s.wg.Wait()
+		closed <- s.db.Close()
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-s.dead:
+		return errDead
+	}
 }
 
 // commit applies one change and returns when it is durable.
@@ -137,7 +146,7 @@ func (s *store) perform(j *job) error {
 		if err := s.db.ApplyNoSyncWait(b.Batch, pebble.Sync); err != nil {
 			return fmt.Errorf("apply batch: %w", err)
 		}
-		s.touched.trim()
+		s.touched.trim(b.untouched)
 		if len(b.committed) > 0 {
 			s.alloc.Committed(b.committed)
 		}
@@ -183,6 +192,7 @@ type batch struct {
 	unmarked  []extent            // those of them whose bits finish sets
 	chunks    map[uint32]struct{} // bitmaps changed
 	layers    map[*layer]struct{} // uses changed
+	untouched []uint64            // generations that lost a page while their sets of pages were not known
 }
 
 func (b *batch) put(key, value []byte) {

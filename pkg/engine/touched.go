@@ -61,8 +61,12 @@ func (t touchedIndex) of(r pebble.Reader, gen uint64) (pageSet, error) {
 	return set, nil
 }
 
-// trim forgets all when it has become much. It is called between batches: a set forgotten within one would be read again without what the batch adds.
-func (t touchedIndex) trim() {
+// trim forgets all when it has become much, and the sets of the generations that the last batch took pages from before it knew their sets. It is called
+// between batches: a set forgotten within one would be read again without what the batch adds.
+func (t touchedIndex) trim(untouched []uint64) {
+	for _, gen := range untouched {
+		delete(t, gen)
+	}
 	if len(t) > touchedGens {
 		clear(t)
 	}
@@ -83,6 +87,9 @@ func (b *batch) touch(l *layer, gen uint64, page uint32) error {
 func (b *batch) untouch(l *layer, gen uint64, page uint32) {
 	if set := b.s.touched[gen]; set != nil {
 		set.remove(page)
+	} else {
+		// A set that a touch of this batch reads would have the page in it still.
+		b.untouched = append(b.untouched, gen)
 	}
 	b.remove(format.TouchedKey(gen, page))
 	b.use(l, 0, -1)

@@ -107,6 +107,10 @@ func readMapped(p *Pool, m *mapping, count *volumeCounters, b []byte, off int64)
 func readPart(p *Pool, m *mapping, count *volumeCounters, page uint32, at int, b []byte) error {
 	pin := p.epochs.Pin()
 	defer p.epochs.Unpin(pin)
+	// Asked for under the pin: what a closed map names may be another volume's by now, and a closed pool's maps are no more.
+	if m.closed.Load() || p.closed.Load() {
+		return ErrClosed
+	}
 	var buf [8]runs.Entry
 	list, err := p.pages.lookup(m, page, at/BlockSize, (at+len(b)+BlockSize-1)/BlockSize, buf[:0])
 	if err != nil {
@@ -169,9 +173,35 @@ func readScattered(p *Pool, count *volumeCounters, list []runs.Entry, at int, b 
 }
 
 func (p *Pool) readData(count *volumeCounters, b []byte, place uint64, off int) error {
+	if align := p.data.Alignment(); off%align != 0 || len(b)%align != 0 {
+		return p.readUnaligned(count, b, place, off)
+	}
 	count.dataReads.Add(1)
 	count.dataReadBytes.Add(uint64(len(b)))
 	return p.data.ReadAt(b, place, off)
+}
+
+// readUnaligned reads sectors where the member gives only larger pieces: whole blocks, of which a part is taken at the edges.
+func (p *Pool) readUnaligned(count *volumeCounters, b []byte, place uint64, off int) error {
+	whole := getBlock()
+	defer putBlock(whole)
+	for len(b) > 0 {
+		in := off % BlockSize
+		n := len(b) / BlockSize * BlockSize
+		if in == 0 && n > 0 {
+			if err := p.readData(count, b[:n], place, off); err != nil {
+				return err
+			}
+		} else {
+			n = min(len(b), BlockSize-in)
+			if err := p.readData(count, *whole, place, off-in); err != nil {
+				return err
+			}
+			copy(b[:n], (*whole)[in:])
+		}
+		b, off = b[n:], off+n
+	}
+	return nil
 }
 
 func (p *Pool) writeData(count *volumeCounters, b []byte, place uint64, off int) error {

@@ -16,7 +16,7 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (VolumeInfo, e
 	}
 	p.ops.Lock()
 	defer p.ops.Unlock()
-	if err := p.failure(); err != nil {
+	if err := p.refusal(); err != nil {
 		return VolumeInfo{}, err
 	}
 	if _, err := p.catalogue.volume(spec.Name); err == nil {
@@ -206,7 +206,7 @@ func (p *Pool) changeVolume(name string, change func(rec *format.Volume) error, 
 	if err != nil {
 		return VolumeInfo{}, err
 	}
-	if err := p.failure(); err != nil {
+	if err := p.refusal(); err != nil {
 		return VolumeInfo{}, err
 	}
 	rec := v.rec
@@ -294,6 +294,7 @@ func (p *Pool) closeVolume(ctx context.Context, v *Volume) error {
 	if !v.closed.CompareAndSwap(false, true) {
 		return ErrClosed
 	}
+	v.mapping.closed.Store(true)
 	v.gate.shut(nil) // requests under way end first; those that come later find it closed
 	v.gate.open()
 	err := p.failure()
@@ -342,7 +343,7 @@ func (p *Pool) closedVolume(name string) (*volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.failure(); err != nil {
+	if err := p.refusal(); err != nil {
 		return nil, err
 	}
 	if v.open != nil {
