@@ -184,7 +184,9 @@ func cutStep(t *testing.T, p *testPool, r *rand.Rand, mu *sync.Mutex, w *cutWorl
 			_, err = v.dev.WriteAt(b, off)
 		}
 		must(t, err)
+		mu.Lock()
 		v.acked[block] = op
+		mu.Unlock()
 	case n < 88:
 		must(t, v.dev.Flush())
 		mu.Lock()
