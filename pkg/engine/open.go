@@ -160,6 +160,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 		return nil, err
 	}
 	p.preparing.many = int64(min(p.ring.Cap()/2, pendingMany))
+	p.preparing.window = min(max(p.chunkLimit()*alloc.ChunkBlocks/8, aheadMin), aheadMax)
 	p.start()
 	return p, nil
 }

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// aheadMin is how many blocks are kept written ahead of the allocator; under load the window grows to aheadMax.
+	// An eighth of the pool, within these bounds in blocks, is kept written ahead of the allocator.
 	aheadMin = 64 << 20 / BlockSize
-	aheadMax = 1 << 30 / BlockSize
+	aheadMax = 2 << 30 / BlockSize
 	// aheadStep is how much is written ahead at once, in chunks.
 	aheadStep = 16
 	// aheadKeep is how many free blocks stay written when space goes back to the file system.
@@ -33,8 +33,8 @@ const (
 type preparer struct {
 	kicked      chan struct{}
 	manyPending chan struct{}
-	window      atomic.Int64 // blocks
-	many        int64        // pending runs that start a round
+	window      int64 // blocks to keep written ahead
+	many        int64 // pending runs that start a round
 	stuck       atomic.Pointer[error]
 
 	mu   sync.Mutex
@@ -67,7 +67,7 @@ func (r *preparer) jobEnded() {
 
 // wake is called after every allocation.
 func (r *preparer) wake(p *Pool) {
-	if p.alloc.Ready() < max(r.window.Load(), aheadMin) {
+	if p.alloc.Ready() < r.window/2 {
 		r.kick()
 	}
 	if p.pages.pending.Load() > r.many {
@@ -78,39 +78,53 @@ func (r *preparer) wake(p *Pool) {
 	}
 }
 
-// prepare keeps the window written ahead. It doubles the window when the last one was used up while it wrote, and lets it shrink when idle.
+// idleTick is how often the preparer looks whether the pool is idle; every giveBackTicks of them space goes back to the file system.
+const (
+	idleTick      = time.Second
+	giveBackTicks = 10
+)
+
+// prepare keeps blocks written ahead. Writing zeroes costs the disk as much as the data that will replace them, so it is done when nobody allocates: the
+// first half of the window serves a burst without any, and only below it zeroes are written beside the data, at its pace.
 func (p *Pool) prepare() {
 	r := &p.preparing
-	tick := time.NewTicker(10 * time.Second)
+	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
-	r.window.Store(aheadMin)
-	for {
+	last := p.alloc.Ready()
+	for n := 1; ; n++ {
 		select {
 		case <-p.stop:
 			return
 		case <-r.kicked:
+			p.fill(func(free int64) bool { return free < r.window/2 })
 		case <-tick.C:
-			r.window.Store(max(r.window.Load()/2, aheadMin))
-			p.giveBack()
+			if p.alloc.Ready() >= last { // nobody has allocated since
+				p.fill(func(free int64) bool {
+					idle := free >= last
+					last = free
+					return idle && free < r.window
+				})
+			}
+			if n%giveBackTicks == 0 {
+				p.giveBack()
+			}
 		}
-		for p.failure() == nil {
-			free, _, _ := p.alloc.Free()
-			if free >= r.window.Load() {
-				break
-			}
-			if free < r.window.Load()/4 {
-				r.window.Store(min(r.window.Load()*2, aheadMax))
-			}
-			more, err := p.writeAhead()
-			if err != nil {
-				p.event("writing blocks ahead went wrong; writes that need new blocks wait", "error", err)
-				r.stuck.Store(&err)
-				break
-			}
-			r.stuck.Store(nil)
-			if !more || p.stopping() {
-				break
-			}
+		last = p.alloc.Ready()
+	}
+}
+
+// fill writes ahead, step by step, while more are wanted.
+func (p *Pool) fill(want func(free int64) bool) {
+	for p.failure() == nil && !p.stopping() && want(p.alloc.Ready()) {
+		more, err := p.writeAhead()
+		if err != nil {
+			p.event("writing blocks ahead went wrong; writes that need new blocks wait", "error", err)
+			p.preparing.stuck.Store(&err)
+			return
+		}
+		p.preparing.stuck.Store(nil)
+		if !more {
+			return
 		}
 	}
 }
@@ -192,7 +206,7 @@ func (p *Pool) giveBack() {
 		if p.failure() != nil || p.stopping() {
 			return
 		}
-		seg, k, ok, err := p.alloc.TakeBack(max(aheadKeep, p.preparing.window.Load()))
+		seg, k, ok, err := p.alloc.TakeBack(max(aheadKeep, p.preparing.window))
 		if err == nil && ok {
 			ahead := p.alloc.Ahead(seg)
 			err = p.store.commitOne(func(b *batch) { b.put(format.PrewrittenKey(seg), encodeAhead(ahead)) }, nil)
