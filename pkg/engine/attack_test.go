@@ -275,3 +275,20 @@ func TestSectorsOnLargeSectorMember(t *testing.T) {
 		}
 	}
 }
+
+// The later parts of a long read that its volume's Close overtook: what the map names has gone to another volume.
+func TestReadPartAfterVolumeClose(t *testing.T) {
+	p, _ := memPool(t)
+	v := p.volume("v", 8<<20)
+	_, err := v.WriteAt(bytes.Repeat([]byte{1}, BlockSize), pageBytes)
+	must(t, err)
+	b := make([]byte, BlockSize)
+	_, err = v.ReadAt(b, pageBytes)
+	must(t, err)
+	must(t, v.Close(t.Context()))
+	must(t, p.DeleteVolume(t.Context(), "v"))
+	p.jobsDone()
+	if err := readMapped(p.Pool, &v.mapping, &v.count, b, pageBytes); !errors.Is(err, ErrClosed) {
+		t.Fatalf("a closed volume shows %x: %v", b[:4], err)
+	}
+}
