@@ -53,8 +53,8 @@ func (b *buffer) shrink() {
 
 // memory owns the buffers of an attacher and bounds their bytes. A request is admitted before it is carried out: when the limit is reached, the
 // reader that holds it waits, and with it the attachment's later requests. Two rules keep one stuck device from stopping the others: an attachment
-// uses at most a quarter, and one that has nothing under way is always admitted. With the landing buffers, the bound is limit + 2 × maxIO for each
-// attachment, of which an idle one uses half.
+// uses at most a quarter, and one that has nothing under way is always admitted. With the landing buffers, the bound is limit + 3 × maxIO for each
+// attachment, of which an idle one uses two thirds.
 type memory struct {
 	limit int64
 

@@ -136,9 +136,18 @@ func (k *Client) simple(ctx context.Context, m message, files ...*os.File) error
 	return nil
 }
 
-// exchange sends m and calls each for every answer until it returns an error; errLast is the good end. Files that each leaves in the slice are
-// closed.
+// exchange is once, again while the keeper that answers has just handed over: it has done nothing, and its successor has the socket.
 func (k *Client) exchange(ctx context.Context, m message, files []*os.File, each func(message, []*os.File) error) error {
+	for {
+		if err := k.once(ctx, m, files, each); !errors.Is(err, ErrHandedOver) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// once sends m and calls each for every answer until it returns an error; errLast is the good end. Files that each leaves in the slice are
+// closed.
+func (k *Client) once(ctx context.Context, m message, files []*os.File, each func(message, []*os.File) error) error {
 	c, err := dial(ctx, k.socket)
 	if err != nil {
 		return err

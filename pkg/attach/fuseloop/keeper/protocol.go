@@ -64,7 +64,7 @@ var (
 )
 
 // codes are the errors that cross the socket.
-var codes = map[uint32]error{1: ErrNotFound, 2: ErrExists, 3: ErrFull, 4: ErrProtocol, 5: ErrVersion, 6: ErrPeer}
+var codes = map[uint32]error{1: ErrNotFound, 2: ErrExists, 3: ErrFull, 4: ErrProtocol, 5: ErrVersion, 6: ErrPeer, 7: ErrHandedOver}
 
 type message struct {
 	op    Op

@@ -191,7 +191,7 @@ func (s *server) answer(ctx context.Context, c conn) bool {
 func (s *server) change(m message, files []*os.File) (answers []message, fds []*os.File, err error) {
 	if s.over {
 		closeAll(files)
-		return nil, nil, fmt.Errorf("%w: connect again", ErrHandedOver)
+		return nil, nil, ErrHandedOver
 	}
 	old := s.records[m.id]
 	if m.op != opPut {
