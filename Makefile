@@ -59,9 +59,12 @@ demo: ## Show snapshot, restore, rollback and delete through the CSI socket, on 
 	@bin/demo
 
 .PHONY: kill-test
-kill-test: ## Kill the engine 20 times under verified I/O (as root); SEED=n repeats a run's choices
+kill-test: KILLS ?= 20
+kill-test: ## Kill the engine 20 (KILLS=n) times under verified I/O, as root; SEED=n repeats a run's choices
 	@hack/setup.sh demo
-	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) ./test/e2e/crash -args -kills 20 $(if $(SEED),-seed $(SEED))
+	@mkdir -p .cache/kill-test
+	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) -artifacts -outputdir $(CURDIR)/.cache/kill-test ./test/e2e/crash \
+		-args -kills $(KILLS) $(if $(SEED),-seed $(SEED))
 
 .PHONY: bench
 bench: build ## Measure the engine on this machine

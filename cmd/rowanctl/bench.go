@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -62,11 +63,11 @@ What it makes is removed when it ends.`,
 	f.StringVar(&b.dir, "dir", ".", "where to make the folder to measure in, on XFS or ext4")
 	f.StringVar(&b.ringDir, "ring-dir", "/dev/shm", "where to make the ring's folder, on a tmpfs")
 	f.StringVar(&b.size, "size", "4Gi", "size of the volume and of the plain file")
-	f.Float64Var(&b.seconds, "seconds", 3, "length of one measurement")
-	f.IntVar(&b.rounds, "rounds", 3, "rounds, of each side in turn; medians are told")
+	f.Float64Var(&b.seconds, "seconds", 2, "length of one measurement")
+	f.IntVar(&b.rounds, "rounds", 5, "rounds, of each side in turn; medians are told")
 	f.IntVar(&b.depth, "depth", 32, "requests under way; depth 1 is measured as well")
 	f.StringSliceVar(&b.only, "only", bench.Parts, "parts to run")
-	f.IntVar(&b.samples, "samples", 200, "snapshots and restores timed for each case of the latency part")
+	f.IntVar(&b.samples, "samples", 100, "snapshots and restores timed for each case of the latency part")
 	f.Int64Var(&b.blocks, "blocks", 4_000_000, "4 KiB blocks that the memory part writes")
 	f.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of the engine's rounds")
 	f.BoolVar(&b.inProcess, "in-process", false, "")
@@ -81,6 +82,9 @@ func (b *benchFlags) run(ctx context.Context) error {
 	if err != nil {
 		return usagef("--size: %v", err)
 	}
+	// The root lets a second signal end the process at once; timeout(1) and impatient people send two, and what the run made would stay.
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
 	b.setUpProcess()
 	started := time.Now()
 	c := bench.Config{
@@ -143,6 +147,9 @@ func (b *benchFlags) setUpProcess() {
 	}
 }
 
+// benchNice is above other programs (0), and below what the engine gives its committer's threads.
+const benchNice = -5
+
 // raisePriority puts this process and the fio it runs above whatever else the machine does. Among equals, 32 threads of the engine would get more of a busy
 // processor than the one of fio, and the comparison would flatter the engine.
 func raisePriority() error {
@@ -157,7 +164,7 @@ func raisePriority() error {
 			if err != nil {
 				return fmt.Errorf("list threads: %w", err)
 			}
-			if err := unix.Setpriority(unix.PRIO_PROCESS, id, -20); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := unix.Setpriority(unix.PRIO_PROCESS, id, benchNice); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("raise the priority of this process (needs CAP_SYS_NICE): %w", err)
 			}
 		}

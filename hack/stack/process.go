@@ -109,6 +109,21 @@ func (p *process) kill() error {
 	}
 }
 
+// dump has a Go program write all its goroutines to its log, which ends it.
+func (p *process) dump() error {
+	if p == nil || p.ended() == nil {
+		return nil
+	}
+	if err := p.signal(syscall.SIGQUIT); err != nil {
+		return err
+	}
+	select {
+	case <-p.ended():
+	case <-time.After(stopPatience): // it is killed next
+	}
+	return nil
+}
+
 // stop ends the process in order, and kills it when that takes too long or ctx ends.
 func (p *process) stop(ctx context.Context) error {
 	if p == nil || p.ended() == nil {

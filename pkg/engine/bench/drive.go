@@ -22,13 +22,14 @@ const (
 
 // load is what is done to a device.
 type load struct {
-	depth int
-	bytes int                  // of one request
-	at    func(i uint64) int64 // the offset of the i-th request
-	write bool                 // else read
-	flush bool                 // after every write
-	limit uint64               // requests; 0: until told to stop
-	kept  [][]byte             // buffers of an earlier drive, from buffers; nil: make them
+	depth   int
+	bytes   int                  // of one request
+	at      func(i uint64) int64 // the offset of the i-th request
+	write   bool                 // else read
+	flush   bool                 // after every write
+	limit   uint64               // requests; 0: until told to stop
+	kept    [][]byte             // buffers of an earlier drive, from buffers; nil: make them
+	latency *histogram           // where to count; nil: one of its own
 }
 
 // random visits all blocks of a device of size bytes, each once before any comes twice.
@@ -55,7 +56,10 @@ func (d driven) rate() float64 { return float64(d.requests) / d.elapsed.Seconds(
 func (l load) drive(ctx context.Context, dev block.Device) (driven, error) {
 	var next atomic.Uint64
 	var first atomic.Pointer[error]
-	h := &histogram{}
+	h := l.latency
+	if h == nil {
+		h = &histogram{}
+	}
 	ready, start := make(chan struct{}, l.depth), make(chan struct{})
 	var wg sync.WaitGroup
 	for w := range l.depth {

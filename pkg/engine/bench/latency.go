@@ -49,6 +49,7 @@ type latencyRun struct {
 	volume *engine.Volume
 	probe  fsys.File // prewritten, on the member's file system: its sync is what a member flush is
 	made   int
+	busy   int // snapshots of the present case that had to be asked for again
 }
 
 func (r *runner) latencyOf(ctx context.Context, size int64) (err error) {
@@ -155,11 +156,16 @@ func (l *latencyRun) sample(ctx context.Context, name string, w writer, churn bo
 		err error
 	}
 	wrote := make(chan outcome, 1)
+	seen := &histogram{}
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer unwatch()
+	go l.watchStalls(watching, name, seen)
 	go func() {
-		d, err := load{depth: w.depth, bytes: w.bytes, at: random(window, w.bytes, 7), write: true}.drive(writing, l.volume)
+		d, err := load{depth: w.depth, bytes: w.bytes, at: random(window, w.bytes, 7), write: true, latency: seen}.drive(writing, l.volume)
 		wrote <- outcome{d, err}
 	}()
 	var t timings
+	l.busy = 0
 	tick := time.NewTicker(latencyPace)
 	defer tick.Stop()
 	var failed error
@@ -175,6 +181,7 @@ func (l *latencyRun) sample(ctx context.Context, name string, w writer, churn bo
 	}
 	stop()
 	o := <-wrote
+	unwatch()
 	if err := errors.Join(failed, o.err); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -185,6 +192,9 @@ func (l *latencyRun) sample(ctx context.Context, name string, w writer, churn bo
 		}
 	}
 	l.tell(name, &t, o.d, stall, churn)
+	if churn {
+		return nil // the last case of this pool, which goes as it is
+	}
 	if err := l.pool.WaitJobs(ctx); err != nil {
 		return err
 	}
@@ -212,8 +222,10 @@ func (l *latencyRun) once(ctx context.Context, t *timings, i int, churn bool) er
 	err := l.steps(
 		step{&t.flush, l.probe.Sync},
 		step{&t.snapshot, func() error {
-			_, err := l.pool.CreateSnapshot(ctx, engine.SnapshotSpec{Name: sampleName(i), Volume: "v"})
-			return err
+			return l.untilNotBusy(ctx, func() error {
+				_, err := l.pool.CreateSnapshot(ctx, engine.SnapshotSpec{Name: sampleName(i), Volume: "v"})
+				return err
+			})
 		}},
 		step{&t.restore, func() error {
 			_, err := l.pool.CreateVolume(ctx, engine.VolumeSpec{Name: sampleName(i), FromSnapshot: sampleName(i)})
@@ -223,6 +235,17 @@ func (l *latencyRun) once(ctx context.Context, t *timings, i int, churn bool) er
 		err = l.remove(ctx, t, i)
 	}
 	return err
+}
+
+// untilNotBusy tries again as a caller would: what is told is the time until there is a snapshot.
+func (l *latencyRun) untilNotBusy(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !errors.Is(err, engine.ErrBusy) || ctx.Err() != nil {
+			return err
+		}
+		l.busy++
+	}
 }
 
 func (l *latencyRun) remove(ctx context.Context, t *timings, i int) error {
@@ -264,7 +287,9 @@ func (l *latencyRun) tell(name string, t *timings, d driven, plainStall time.Dur
 	ms("delete-p99", t.remove.quantile(0.99), nil)
 	ms("write-max", d.latency.quantile(1), bar(milliseconds(stallTimes*limit)))
 	ms("write-max-plain", plainStall, nil)
-	l.report.add(Figure{Name: "write-rate-" + name, Value: d.rate(), Unit: "/s"})
+	l.report.add(
+		Figure{Name: "write-rate-" + name, Value: d.rate(), Unit: "/s"},
+		Figure{Name: "snapshots-busy-" + name, Value: float64(l.busy)})
 	l.say("%s: flush %v, snapshot p99 %v, restore p99 %v (bar %v); longest write %v (plain file %v), %.0f writes/s", name, t.flush.quantile(0.5),
 		t.snapshot.quantile(0.99), t.restore.quantile(0.99), limit, d.latency.quantile(1), plainStall, d.rate())
 }

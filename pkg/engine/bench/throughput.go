@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"runtime/pprof"
 
 	"github.com/rowan-csi/rowan/pkg/engine"
 )
@@ -84,13 +82,14 @@ func (a *arena) contests() (list []contest) {
 	}
 	if a.has(PartFirst) {
 		first := func(c contest) contest {
-			c.before, c.after, c.rw = a.snapshot, a.forget, "randwrite"
+			c.before, c.after = a.snapshot, a.forget
 			return c
 		}
 		list = append(list,
-			first(contest{name: "first-write" + deep, bytes: blockSize, depth: a.Depth, bar: bar(throughputBar)}),
-			first(contest{name: "first-write-q1", bytes: blockSize, depth: 1}),
-			first(contest{name: "first-write-flush-q1", bytes: blockSize, depth: 1, flush: true}))
+			first(contest{name: "first-write" + deep, rw: "randwrite", bytes: blockSize, depth: a.Depth, bar: bar(throughputBar)}),
+			first(contest{name: "first-write-q1", rw: "randwrite", bytes: blockSize, depth: 1}),
+			first(contest{name: "first-write-flush-q1", rw: "randwrite", bytes: blockSize, depth: 1, flush: true}),
+			first(contest{name: "first-stream-write-1MiB-q8", rw: "write", bytes: streamSize, depth: 8}))
 	}
 	if a.has(PartFirst) && a.has(PartReads) {
 		list = append(list, contest{name: "read-scattered" + deep, rw: "randread", bytes: blockSize, depth: a.Depth})
@@ -166,22 +165,4 @@ func (a *arena) round(ctx context.Context, c contest, round int) (d driven, err 
 		err = c.after(ctx, round)
 	}
 	return d, err
-}
-
-// profile writes a CPU profile of a contest's first round, if profiles are asked for.
-func (r *runner) profile(name string, round int) (stop func(), err error) {
-	if r.Profiles == "" || round > 0 {
-		return func() {}, nil
-	}
-	f, err := os.Create(filepath.Join(r.Profiles, name+".cpu"))
-	if err != nil {
-		return nil, fmt.Errorf("write profile: %w", err)
-	}
-	if err := pprof.StartCPUProfile(f); err != nil {
-		return nil, fmt.Errorf("write profile: %w", errors.Join(err, f.Close()))
-	}
-	return func() {
-		pprof.StopCPUProfile()
-		_ = f.Close()
-	}, nil
 }
