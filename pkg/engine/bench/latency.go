@@ -20,6 +20,8 @@ const (
 	stallTimes = 2
 	// latencyPace is the time between two snapshots.
 	latencyPace = 25 * time.Millisecond
+	// plainPace is the time between two writes of the plain file beside the writer.
+	plainPace = 2 * time.Millisecond
 	// latencyPool is enough for what the writers redirect while background passes lag behind.
 	latencyPool = 24 * gib
 )
@@ -48,6 +50,7 @@ type latencyRun struct {
 	pool   *engine.Pool
 	volume *engine.Volume
 	probe  fsys.File // prewritten, on the member's file system: its sync is what a member flush is
+	plain  fsys.File // as well, and written beside the volume
 	made   int
 	busy   int // snapshots of the present case that had to be asked for again
 }
@@ -65,6 +68,10 @@ func (r *runner) latencyOf(ctx context.Context, size int64) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.probe.Close()) }()
+	if l.plain, err = newProbe(filepath.Join(r.ground.member(name), "plain")); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.plain.Close()) }()
 	if _, err = l.pool.CreateVolume(ctx, engine.VolumeSpec{Name: "v", Size: size}); err != nil {
 		return err
 	}
@@ -136,53 +143,26 @@ type timings struct{ flush, snapshot, restore, remove histogram }
 // sample takes and restores snapshots while a writer writes. Those taken are deleted at the end; with churn each before the next, so that background
 // passes go on beside the next samples.
 func (l *latencyRun) sample(ctx context.Context, name string, w writer, churn bool) error {
-	stall, err := l.plainStall(ctx, w)
-	if err != nil {
-		return err
-	}
-	stopProfile, err := l.profile("latency-"+name, 0)
-	if err != nil {
-		return err
-	}
-	defer stopProfile()
-	writing, stop := context.WithCancel(ctx)
-	defer stop()
-	window := l.volume.Size()
-	if w.bytes > blockSize {
-		window = gib // what a pool of this size can take
-	}
-	type outcome struct {
-		d   driven
-		err error
-	}
-	wrote := make(chan outcome, 1)
-	seen := &histogram{}
-	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
-	defer unwatch()
-	go l.watchStalls(watching, name, seen)
-	go func() {
-		d, err := load{depth: w.depth, bytes: w.bytes, at: random(window, w.bytes, 7), write: true, latency: seen}.drive(writing, l.volume)
-		wrote <- outcome{d, err}
-	}()
 	var t timings
 	l.busy = 0
-	tick := time.NewTicker(latencyPace)
-	defer tick.Stop()
-	var failed error
-	for i := 0; i < l.Samples && failed == nil; i++ {
-		select {
-		case <-tick.C:
-			failed = l.once(ctx, &t, i, churn)
-		case <-ctx.Done():
-			failed = context.Cause(ctx)
-		case o := <-wrote:
-			return fmt.Errorf("writer of %s: %w", name, o.err)
+	d, plain, err := l.underWriter(ctx, name, w, func(ended <-chan struct{}) error {
+		tick := time.NewTicker(latencyPace)
+		defer tick.Stop()
+		for i := range l.Samples {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-ended:
+				return nil
+			}
+			if err := l.once(ctx, &t, i, churn); err != nil {
+				return err
+			}
 		}
-	}
-	stop()
-	o := <-wrote
-	unwatch()
-	if err := errors.Join(failed, o.err); err != nil {
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	began := time.Now()
@@ -191,7 +171,7 @@ func (l *latencyRun) sample(ctx context.Context, name string, w writer, churn bo
 			return err
 		}
 	}
-	l.tell(name, &t, o.d, stall, churn)
+	l.tell(name, &t, d, plain, churn)
 	if churn {
 		return nil // the last case of this pool, which goes as it is
 	}
@@ -202,17 +182,54 @@ func (l *latencyRun) sample(ctx context.Context, name string, w writer, churn bo
 	return nil
 }
 
-// plainStall is the longest single write to a plain file of the same pattern, without any snapshot: what the machine itself does.
-func (l *latencyRun) plainStall(ctx context.Context, w writer) (time.Duration, error) {
-	file := filepath.Join(l.ground.dir, "plain-latency")
-	const size = gib
-	if _, err := os.Stat(file); err != nil {
-		if _, err := (fioJob{file: file, rw: "write", bytes: streamSize, depth: 8, size: size}).run(ctx); err != nil {
-			return 0, err
-		}
+// underWriter does something while a writer writes to the volume, and another, for comparison, a block of a plain file now and then. do is told when the
+// writer has ended by itself, which is an error of its own.
+func (l *latencyRun) underWriter(ctx context.Context, name string, w writer, do func(ended <-chan struct{}) error) (d driven, plain *histogram, err error) {
+	stopProfile, err := l.profile("latency-"+name, 0)
+	if err != nil {
+		return d, nil, err
 	}
-	side, err := fioJob{file: file, rw: "randwrite", bytes: w.bytes, depth: w.depth, size: size, time: l.Round}.measure(ctx)
-	return time.Duration(side.Latency.Max), err
+	defer stopProfile()
+	window := l.volume.Size()
+	if w.bytes > blockSize {
+		window = gib // what a pool of this size can take
+	}
+	seen, plain := &histogram{}, &histogram{}
+	writing, stop := context.WithCancel(ctx)
+	defer stop()
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer unwatch()
+	go l.watchStalls(watching, name, seen)
+	plainDone, ended := make(chan error, 1), make(chan struct{})
+	go func() { plainDone <- l.writePlain(writing, plain) }()
+	var werr error
+	go func() {
+		defer close(ended)
+		d, werr = load{depth: w.depth, bytes: w.bytes, at: random(window, w.bytes, 7), write: true, latency: seen}.drive(writing, l.volume)
+	}()
+	err = do(ended)
+	stop()
+	<-ended
+	return d, plain, errors.Join(err, werr, <-plainDone)
+}
+
+// writePlain writes a block of a plain file again and again until ctx ends: its longest write is what the machine itself does meanwhile.
+func (l *latencyRun) writePlain(ctx context.Context, count *histogram) error {
+	b := fsys.AlignedBuffer(blockSize)
+	tick := time.NewTicker(plainPace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		began := time.Now()
+		if _, err := l.plain.WriteAt(b, 0); err != nil {
+			return fmt.Errorf("write plain file: %w", err)
+		}
+		count.add(time.Since(began))
+	}
 }
 
 func sampleName(i int) string { return fmt.Sprintf("sample-%d", i) }
@@ -270,7 +287,7 @@ func (l *latencyRun) steps(steps ...step) error {
 	return nil
 }
 
-func (l *latencyRun) tell(name string, t *timings, d driven, plainStall time.Duration, churn bool) {
+func (l *latencyRun) tell(name string, t *timings, d driven, plain *histogram, churn bool) {
 	limit := max(latencyFloor, flushTimes*t.flush.quantile(0.5))
 	ms := func(what string, v time.Duration, most *float64) {
 		if churn {
@@ -285,11 +302,12 @@ func (l *latencyRun) tell(name string, t *timings, d driven, plainStall time.Dur
 	ms("restore-p50", t.restore.quantile(0.5), nil)
 	ms("restore-p99", t.restore.quantile(0.99), bar(milliseconds(limit)))
 	ms("delete-p99", t.remove.quantile(0.99), nil)
+	ms("write-p99", d.latency.quantile(0.99), nil)
 	ms("write-max", d.latency.quantile(1), bar(milliseconds(stallTimes*limit)))
-	ms("write-max-plain", plainStall, nil)
+	ms("write-max-plain", plain.quantile(1), nil)
 	l.report.add(
 		Figure{Name: "write-rate-" + name, Value: d.rate(), Unit: "/s"},
 		Figure{Name: "snapshots-busy-" + name, Value: float64(l.busy)})
 	l.say("%s: flush %v, snapshot p99 %v, restore p99 %v (bar %v); longest write %v (plain file %v), %.0f writes/s", name, t.flush.quantile(0.5),
-		t.snapshot.quantile(0.99), t.restore.quantile(0.99), limit, d.latency.quantile(1), plainStall, d.rate())
+		t.snapshot.quantile(0.99), t.restore.quantile(0.99), limit, d.latency.quantile(1), plain.quantile(1), d.rate())
 }
