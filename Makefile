@@ -67,9 +67,9 @@ kill-test: ## Kill the engine 20 (KILLS=n) times under verified I/O, as root; SE
 		-args -kills $(KILLS) $(if $(SEED),-seed $(SEED))
 
 .PHONY: bench
-bench: build ## Measure the engine on this machine
+bench: build ## Measure the engine on this machine; fails below the bars (BENCHFLAGS="--only first --dir /mnt/fast")
 	@hack/setup.sh bench
-	bin/rowanctl bench
+	bin/rowanctl bench $(BENCHFLAGS)
 
 .PHONY: bench-peers
 bench-peers: ## Compare first writes after a snapshot with XFS reflink and qcow2; fails below the bars

@@ -24,7 +24,7 @@ const (
 // amplification redirects every block of a volume once, in random order and in groups of flushGroup, and counts what that wrote.
 func (r *runner) amplification(ctx context.Context) (err error) {
 	const name = "amplification"
-	pool, err := r.ground.pool(ctx, name, 2*r.Size+gib)
+	pool, err := r.ground.pool(ctx, name, r.amplificationPool())
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
 // The parts of a run, in the order they run.
@@ -66,8 +68,38 @@ func (c *Config) check() error {
 	if len(c.Parts) == 0 {
 		return fmt.Errorf("%w: no part is chosen; there are %s", ErrConfig, strings.Join(Parts, ", "))
 	}
+	u, err := fsys.OS().Usage(c.Dir)
+	if err != nil {
+		return fmt.Errorf("%w: folder %s: %w", ErrConfig, c.Dir, err)
+	}
+	if need := c.space(); u.Available < need {
+		return fmt.Errorf("%w: %s has %d GiB free and the run needs %d; choose another folder, a smaller size, fewer blocks or fewer parts", ErrConfig, c.Dir,
+			u.Available/gib, need/gib)
+	}
 	return nil
 }
+
+// space is how many bytes the run needs at once: every part removes what it made but for the plain file.
+func (c *Config) space() (bytes int64) {
+	if c.has(PartReads) || c.has(PartWrites) || c.has(PartFirst) {
+		bytes = max(bytes, c.Size+c.throughputPool())
+	}
+	if c.has(PartLatency) {
+		bytes = max(bytes, c.Size+latencyPool)
+	}
+	if c.has(PartAmplification) {
+		bytes = max(bytes, c.Size+c.amplificationPool())
+	}
+	if c.has(PartMemory) { // in a process of its own, with a plain file of its own
+		bytes = max(bytes, 2*c.Size+c.memoryPool())
+	}
+	return bytes + gib // metadata, and the pool's reserve
+}
+
+// throughputPool is the volume, what a round redirects, and that of the round before until it is freed.
+func (c *Config) throughputPool() int64    { return 3*c.Size + gib }
+func (c *Config) amplificationPool() int64 { return 2*c.Size + gib }
+func (c *Config) memoryPool() int64        { return (c.Blocks*blockSize + 2*gib) / gib * gib }
 
 func (c *Config) has(part string) bool { return slices.Contains(c.Parts, part) }
 

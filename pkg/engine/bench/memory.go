@@ -56,8 +56,7 @@ func (r *runner) memoryHere(ctx context.Context) (err error) {
 
 // mapBlocks writes single blocks all over a volume of 1 TiB, and watches how much memory that takes.
 func (r *runner) mapBlocks(ctx context.Context, name string) (err error) {
-	size := (r.Blocks*blockSize + 2*gib) / gib * gib
-	pool, err := r.ground.pool(ctx, name, size)
+	pool, err := r.ground.pool(ctx, name, r.memoryPool())
 	if err != nil {
 		return err
 	}

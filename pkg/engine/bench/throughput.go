@@ -40,8 +40,7 @@ func (r *runner) throughput(ctx context.Context) (err error) {
 	if a.plain, err = r.ground.plain(ctx, r.Size); err != nil {
 		return err
 	}
-	// Besides the volume itself, the blocks that one round redirects, and those of the round before until they are freed.
-	if a.pool, err = r.ground.pool(ctx, "throughput", 3*r.Size+gib); err != nil {
+	if a.pool, err = r.ground.pool(ctx, "throughput", r.throughputPool()); err != nil {
 		return err
 	}
 	defer func() {
