@@ -101,11 +101,19 @@ func (p *process) kill() error {
 	if err := p.signal(syscall.SIGKILL); err != nil {
 		return err
 	}
+	if !p.ends(stopPatience) {
+		return fmt.Errorf("%s (process %d) does not end although it was killed: it hangs in the kernel", p.name, p.cmd.Process.Pid)
+	}
+	return nil
+}
+
+// ends waits for the process's end.
+func (p *process) ends(patience time.Duration) bool {
 	select {
 	case <-p.ended():
-		return nil
-	case <-time.After(stopPatience):
-		return fmt.Errorf("%s (process %d) does not end although it was killed: it hangs in the kernel", p.name, p.cmd.Process.Pid)
+		return true
+	case <-time.After(patience):
+		return false
 	}
 }
 
@@ -117,10 +125,7 @@ func (p *process) dump() error {
 	if err := p.signal(syscall.SIGQUIT); err != nil {
 		return err
 	}
-	select {
-	case <-p.ended():
-	case <-time.After(stopPatience): // it is killed next
-	}
+	p.ends(stopPatience) // else it is killed next
 	return nil
 }
 

@@ -175,9 +175,6 @@ func (s *Stack) LaunchEngine() error { return s.engine.start() }
 // KillEngine ends the engine with SIGKILL and waits for its end.
 func (s *Stack) KillEngine() error { return s.engine.kill() }
 
-// Abort ends engine and keeper: all I/O on the devices fails, so that who waits for it can end. The engine's log ends with what it was doing.
-func (s *Stack) Abort() error { return errors.Join(s.engine.dump(), s.engine.kill(), s.keeper.kill()) }
-
 // StopEngine ends the engine in order.
 func (s *Stack) StopEngine(ctx context.Context) error { return s.engine.stop(ctx) }
 

@@ -9,9 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop"
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
 )
 
 // order is how long ending in order may take before force is used.
@@ -41,9 +45,7 @@ func (s *Stack) close() error {
 	}
 	note("stop the driver", s.driver.stop(ctx))
 	if !note("end the volumes' use", s.endUse(ctx)) {
-		// Without both processes nobody holds the devices' other end: what waits for them gets I/O errors, and can be ended.
-		note("kill the engine", s.engine.kill())
-		note("kill the keeper", s.keeper.kill())
+		note("end by force", s.Abort())
 		note("unmount by force", s.unmountVolumes(ctx))
 		note("clear devices by force", s.clearDevices())
 	} else {
@@ -63,6 +65,37 @@ func (s *Stack) close() error {
 		note("clean up", fmt.Errorf("%w: %s", ErrLeft, strings.Join(left, ", ")))
 	}
 	return errors.Join(errs...)
+}
+
+// hangs is how long a killed process may take to end before its devices are aborted.
+const hangs = 5 * time.Second
+
+// Abort ends engine and keeper by force: all I/O on the devices fails, so that who waits for it can end. The engine's log ends with what it was doing.
+func (s *Stack) Abort() error {
+	if s.engine == nil || s.engine.ended() == nil {
+		return s.keeper.kill()
+	}
+	err := s.engine.dump()
+	if err == nil {
+		err = s.engine.signal(syscall.SIGKILL)
+	}
+	if err == nil && !s.engine.ends(hangs) {
+		err = s.abortDevices() // it waits in the kernel for itself, and nothing else wakes it
+	}
+	// Without both processes nobody holds the devices' other end.
+	return errors.Join(err, s.engine.kill(), s.keeper.kill())
+}
+
+// abortDevices makes all I/O of the pool's devices fail while the keeper lives.
+func (s *Stack) abortDevices() error {
+	ctx, cancel := context.WithTimeout(context.Background(), hangs)
+	defer cancel()
+	records, err := keeper.NewClient(s.keeperSocket()).List(ctx)
+	a := fuseloop.New(fuseloop.Config{Keeper: s.keeperSocket()})
+	for _, r := range records {
+		err = errors.Join(err, a.Abort(ctx, r.ID))
+	}
+	return errors.Join(err, a.Close(ctx))
 }
 
 // endUse unmounts and detaches all volumes.
