@@ -158,8 +158,12 @@ func (a *arena) round(ctx context.Context, c contest, round int) (d driven, err 
 	if err != nil {
 		return d, err
 	}
+	zeroes := a.pool.DataCounts().PrewrittenBytes
 	d, err = l.driveFor(ctx, a.volume, a.Round)
 	stop()
+	if zeroes = a.pool.DataCounts().PrewrittenBytes - zeroes; zeroes > 0 {
+		a.say("%s round %d: the pool wrote %d MiB of zeroes ahead meanwhile", c.name, round+1, zeroes>>20)
+	}
 	if err == nil && c.after != nil {
 		err = c.after(ctx, round)
 	}
