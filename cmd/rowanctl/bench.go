@@ -48,7 +48,7 @@ func newBenchCommand() *cobra.Command {
 		Short: "Measure the engine on this machine, and fail where it misses a bar",
 		Long: `Measure the engine on this machine, in this process, beside fio on a plain file. Fail where a figure misses its bar.
 
-It needs fio and 40 GiB of space, and takes about ten minutes. Progress goes to standard error. The figures come last, a line each: name, value, bar.
+It needs fio and 30 GiB of space, and takes about eight minutes. Progress goes to standard error. The figures come last, a line each: name, value, bar.
 What it makes is removed when it ends.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {

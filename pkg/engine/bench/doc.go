@@ -6,5 +6,5 @@
 // and direct I/O; the engine is driven in this process through block.Device, by as many goroutines as the depth, each with an aligned buffer of its own.
 //
 // Limits: blocking direct I/O needs GOMAXPROCS of 32 or more, which the caller sets. It needs fio in PATH, and the space that Config.Size asks for: about
-// four times that, and 40 GiB for the memory part.
+// four times that, and 16 GiB for the latency and the memory part each, besides a plain file. Run says how much is missing before it begins.
 package bench
