@@ -116,7 +116,9 @@ func settled(ctx context.Context, pool *engine.Pool) error {
 	}
 }
 
-func (r *runner) tellAmplification(n uint64, elapsed time.Duration, before, after engine.Counters, data, written member.Counters, meta metafs.Counts) {
+func (r *runner) tellAmplification(n uint64, elapsed time.Duration, before, after engine.Counters, data, written member.Counters,
+	meta metafs.Counts,
+) {
 	per := func(v uint64) float64 { return float64(v) / float64(n) }
 	r.report.add(
 		Figure{Name: "first-writes", Value: float64(after.FirstWrites - before.FirstWrites), AtLeast: bar(float64(n))},

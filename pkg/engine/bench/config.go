@@ -57,8 +57,8 @@ func (c *Config) check() error {
 	case c.Round < 100*time.Millisecond:
 		return fmt.Errorf("%w: rounds of %v: want 100 ms at least", ErrConfig, c.Round)
 	case c.Rounds < 1 || c.Depth < 1 || c.Depth > 1024 || c.Samples < 1 || c.Blocks < 1 || c.Blocks > teraBlocks/4:
-		return fmt.Errorf("%w: %d rounds, depth %d, %d samples, %d blocks: want 1 or more of each, a depth of at most 1024 and at most %d blocks", ErrConfig,
-			c.Rounds, c.Depth, c.Samples, c.Blocks, teraBlocks/4)
+		return fmt.Errorf("%w: %d rounds, depth %d, %d samples, %d blocks: want 1 or more of each, a depth of at most 1024 and at most %d blocks",
+			ErrConfig, c.Rounds, c.Depth, c.Samples, c.Blocks, teraBlocks/4)
 	}
 	for _, p := range c.Parts {
 		if !slices.Contains(Parts, p) {
@@ -73,8 +73,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("%w: folder %s: %w", ErrConfig, c.Dir, err)
 	}
 	if need := c.space(); u.Available < need {
-		return fmt.Errorf("%w: %s has %d GiB free and the run needs %d; choose another folder, a smaller size, fewer blocks or fewer parts", ErrConfig, c.Dir,
-			u.Available/gib, need/gib)
+		return fmt.Errorf("%w: %s has %d GiB free and the run needs %d; choose another folder, a smaller size, fewer blocks or fewer parts",
+			ErrConfig, c.Dir, u.Available/gib, need/gib)
 	}
 	return nil
 }

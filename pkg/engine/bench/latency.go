@@ -184,7 +184,9 @@ func (l *latencyRun) sample(ctx context.Context, name string, w writer, churn bo
 
 // underWriter does something while a writer writes to the volume, and another, for comparison, a block of a plain file now and then. do is told when the
 // writer has ended by itself, which is an error of its own.
-func (l *latencyRun) underWriter(ctx context.Context, name string, w writer, do func(ended <-chan struct{}) error) (d driven, plain *histogram, err error) {
+func (l *latencyRun) underWriter(ctx context.Context, name string, w writer, do func(ended <-chan struct{}) error) (
+	d driven, plain *histogram, err error,
+) {
 	stopProfile, err := l.profile("latency-"+name, 0)
 	if err != nil {
 		return d, nil, err

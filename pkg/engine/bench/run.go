@@ -16,8 +16,8 @@ func Run(ctx context.Context, c Config) (r *Report, err error) {
 		return r, err
 	}
 	r.Machine = machine()
-	r.Method = fmt.Sprintf("medians of %d rounds of %v, in turn: fio (io_uring, direct) on a plain file, and the engine's block device in this process; %d MiB each",
-		c.Rounds, c.Round, c.Size>>20)
+	r.Method = fmt.Sprintf("medians of %d rounds of %v, in turn: "+
+		"fio (io_uring, direct) on a plain file, and the engine's block device in this process; %d MiB each", c.Rounds, c.Round, c.Size>>20)
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	g, err := newGround(&c, end)
