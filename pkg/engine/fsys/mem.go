@@ -18,6 +18,7 @@ import (
 //   - Every 512-byte sector holds its last durable content or any later write of its own; sectors are independent of one another.
 //   - Sync makes its own file durable, and every direct write to any file of the same device, as long as the write went to a block that was written
 //     and synced before. A direct write to a hole or an unwritten extent needs a Sync of its own file, which records that it is written now.
+//   - Space in a file is there for good when a Sync of the file began after Allocate, or the first write, returned; Grew counts writes that had none.
 //   - A file's size and a folder's names survive as they were at the last Sync or SyncDir, or as one of the later changes left them. A rename across
 //     folders makes both folders durable.
 //
@@ -113,6 +114,24 @@ func (m *Mem) During(hook func(op Op, name string)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.during = hook
+}
+
+// Grew counts the writes of a block to files of this name (filepath.Match) that a full file system might have refused, now or after a power cut: the block
+// had no space that was there durably.
+func (m *Mem) Grew(glob string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var walk func(node *memNode)
+	walk = func(node *memNode) {
+		for name, child := range node.names {
+			if ok, _ := filepath.Match(glob, name); ok && child.data != nil {
+				n += child.data.grew
+			}
+			walk(child)
+		}
+	}
+	walk(m.root)
+	return n
 }
 
 // changed notes a folder's new state, which a power cut may or may not leave.

@@ -299,3 +299,38 @@ func TestMemRandom(t *testing.T) {
 		}
 	}
 }
+
+// A write needs space unless what was allocated, or written before, was synced since; a punch takes it away, and so does a power cut what was not synced.
+func TestGrew(t *testing.T) {
+	m := NewMem()
+	f := mustOpen(t, m, "/a.seg", Create|Write)
+	must(t, m.SyncDir("/"))
+	page := make([]byte, pageSize)
+	want := func(n int) {
+		t.Helper()
+		if got := m.Grew("*.seg"); got != n {
+			t.Fatalf("%d writes needed space, want %d", got, n)
+		}
+	}
+	must(t, f.Allocate(0, 2*pageSize))
+	mustWrite(t, f, page, 0)
+	want(1)
+	must(t, f.Sync())
+	mustWrite(t, f, page, 0)
+	mustWrite(t, f, page, pageSize)
+	want(1)
+	must(t, f.Punch(0, pageSize))
+	mustWrite(t, f, page, 0)
+	want(2)
+	must(t, f.Allocate(2*pageSize, pageSize))
+	crashed := m.CrashClone(rand.New(rand.NewPCG(1, 1)))
+	left := mustOpen(t, crashed, "/a.seg", Write)
+	mustWrite(t, left, page, pageSize)
+	mustWrite(t, left, page, 2*pageSize)
+	if got := crashed.Grew("*.seg"); got != 1 {
+		t.Fatalf("after a power cut %d writes needed space, want 1", got)
+	}
+	if m.Grew("*.log") != 0 {
+		t.Fatal("other names count")
+	}
+}

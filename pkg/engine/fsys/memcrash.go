@@ -82,6 +82,7 @@ func (d *memData) crash(rng *rand.Rand, dev *memDevice) *memData {
 	left.size = d.sizes[rng.IntN(len(d.sizes))]
 	left.sizes[0] = left.size
 	maps.Copy(left.written, d.written)
+	maps.Copy(left.space, d.space)
 	for _, number := range slices.Sorted(maps.Keys(d.pages)) {
 		page := &memPage{}
 		for i := range page.durable {
@@ -121,6 +122,8 @@ func (d *memData) copy(dev *memDevice) *memData {
 	copied.size, copied.sizes = d.size, slices.Clone(d.sizes)
 	maps.Copy(copied.written, d.written)
 	maps.Copy(copied.writing, d.writing)
+	maps.Copy(copied.space, d.space)
+	maps.Copy(copied.spacing, d.spacing)
 	for number, page := range d.pages {
 		twin := &memPage{durable: page.durable}
 		for i, later := range page.later {

@@ -37,10 +37,13 @@ type memData struct {
 	dirty   map[*memPage]struct{} // pages with something later than durable
 	written memBits               // blocks whose extent is written, durably
 	writing memBits               // blocks that become written with the next Sync of the file
+	space   memBits               // blocks that have their space, durably
+	spacing memBits               // blocks that have it with the next Sync of the file
+	grew    int                   // writes to blocks that had not
 }
 
 func newMemData(d *memDevice) *memData {
-	return &memData{device: d, sizes: []int64{0}, pages: map[int64]*memPage{}, dirty: map[*memPage]struct{}{}, written: memBits{}, writing: memBits{}}
+	return &memData{device: d, sizes: []int64{0}, pages: map[int64]*memPage{}, dirty: map[*memPage]struct{}{}, written: memBits{}, writing: memBits{}, space: memBits{}, spacing: memBits{}}
 }
 
 // memBits is a set of block numbers.
@@ -49,6 +52,16 @@ type memBits map[int64]uint64
 func (b memBits) has(i int64) bool { return b[i>>6]&(1<<(i&63)) != 0 }
 func (b memBits) add(i int64)      { b[i>>6] |= 1 << (i & 63) }
 func (b memBits) remove(i int64)   { b[i>>6] &^= 1 << (i & 63) }
+
+// allocate takes space for a range, durably with the file's next Sync.
+func (d *memData) allocate(off, length int64) {
+	for number := off / pageSize; number*pageSize < off+length; number++ {
+		if !d.space.has(number) {
+			d.spacing.add(number)
+		}
+	}
+	d.resize(max(d.size, off+length))
+}
 
 func (d *memData) resize(size int64) {
 	if size != d.size {
@@ -71,6 +84,8 @@ func (d *memData) zero(off, length int64) {
 		if from == 0 && to == pageSize {
 			d.written.remove(number)
 			d.writing.remove(number)
+			d.space.remove(number)
+			d.spacing.remove(number)
 		}
 		if page := d.pages[number]; page != nil {
 			for i := from / sectorSize; i*sectorSize < to; i++ {
@@ -94,6 +109,12 @@ func (d *memData) write(p []byte, off int64, direct bool) {
 		d.writeSector(number, i, from, p[done:done+n], direct && d.written.has(number))
 		if !d.written.has(number) {
 			d.writing.add(number)
+		}
+		if !d.space.has(number) {
+			if i == 0 || done == 0 { // once a block
+				d.grew++
+			}
+			d.spacing.add(number)
 		}
 		done += n
 	}
@@ -177,6 +198,10 @@ func (d *memData) sync() {
 		d.written[word] |= bits
 	}
 	clear(d.writing)
+	for word, bits := range d.spacing {
+		d.space[word] |= bits
+	}
+	clear(d.spacing)
 	d.sizes = append(d.sizes[:0], d.size)
 	d.device.flush()
 }
@@ -203,6 +228,8 @@ func (d *memData) settle(off, length int64) {
 		if d.writing.has(number) {
 			d.writing.remove(number)
 			d.written.add(number)
+			d.spacing.remove(number)
+			d.space.add(number)
 		}
 		if page := d.pages[number]; page != nil {
 			page.durable[i], page.later[i] = page.now(int(i)), nil

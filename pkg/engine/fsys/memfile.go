@@ -134,7 +134,7 @@ func (f *memFile) Allocate(off, length int64) error {
 	if off < 0 || length <= 0 {
 		return pathError("allocate", f.name, unix.EINVAL)
 	}
-	f.node.data.resize(max(f.node.data.size, off+length))
+	f.node.data.allocate(off, length)
 	return nil
 }
 
