@@ -274,11 +274,16 @@ func (k *checker) checkIndex(r pebble.Reader) error {
 	return err
 }
 
-// checkBitmaps compares the stored bitmaps with the runs, and blocks in use with what is written ahead.
+// checkBitmaps compares the stored bitmaps with the runs, and blocks in use with the space that was reserved.
 func (k *checker) checkBitmaps(r pebble.Reader, chunks int64) error {
+	segments, serr := readSegments(r)
 	inSegment := map[uint32]int{}
 	for chunk, bits := range k.used {
-		inSegment[chunk/alloc.SegmentChunks] += bits.Count()
+		seg, i := chunk/alloc.SegmentChunks, int(chunk%alloc.SegmentChunks)
+		inSegment[seg] += bits.Count()
+		if int(seg) >= len(segments) || !(segments[seg].Has[alloc.Written].Has(i) || segments[seg].Has[alloc.Reserved].Has(i)) {
+			k.problem("chunk %d is in use, and its space in the file system is not reserved", chunk)
+		}
 		if int64(chunk) >= chunks {
 			k.problem("chunk %d is in use, beyond the pool's %d", chunk, chunks)
 		}
@@ -304,7 +309,6 @@ func (k *checker) checkBitmaps(r pebble.Reader, chunks int64) error {
 	for chunk := range k.used {
 		k.problem("chunk %d is in use and has no bitmap", chunk)
 	}
-	segments, _, serr := readSegments(r, nil)
 	for i, s := range segments {
 		if s.Used != inSegment[uint32(i)] {
 			k.problem("segment %d: %d blocks are counted in use, %d are", i, s.Used, inSegment[uint32(i)])

@@ -25,10 +25,10 @@
 //
 // Where things are: pool.go and open.go (life of a pool), volumes.go and snapshots.go (operations), volume.go, write.go, discard.go (the data path),
 // pages.go (the flattened map and pending runs), round.go (making them durable), store.go (the committer), edit.go (changing a page's runs), retire.go
-// and jobs.go (what deletes leave behind), prepare.go (writing ahead, giving space back), check.go (verifying it all). format/FORMAT.md has the bytes.
+// and jobs.go (what deletes leave behind), prepare.go and space.go (space ahead of need, giving it back), check.go (verifying it all). format/FORMAT.md has the bytes.
 //
 // # Limits
 //
 // Volumes of 1 MiB to 64 TiB in steps of 1 MiB; pools from 256 MiB; names of 1 to 128 bytes. Memory: the map cache (128 MiB by default), about 100 bytes
-// for every pending write (262,144 at most), the catalogue (about 1 KiB a volume or snapshot), and per segment of 1 GiB some 70 bytes.
+// for every pending write (262,144 at most), the catalogue (about 1 KiB a volume or snapshot), and per segment of 1 GiB some 300 bytes.
 package engine

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/bits"
 	"os"
 	"slices"
 	"strings"
@@ -125,7 +124,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	if p.catalogue, err = loadCatalogue(db); err != nil {
 		return nil, err
 	}
-	segments, segUsed, err := readSegments(db, m)
+	segments, err := readSegments(db)
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +132,15 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 		return nil, err
 	}
 	undo = append(undo, p.pages.close)
-	p.store = newStore(db, rec, segUsed, p.fail, dead)
+	p.store = newStore(db, rec, segments, p.fail, dead)
 	closeDB = p.store.close
 	if o.ReadOnly {
 		p.readOnly = fmt.Errorf("pool %q: %w", p.name(), errReadOnly)
-		p.alloc = alloc.New(storeView{db}, segments)
-		return p, nil
+		p.alloc, err = alloc.New(storeView{db}, segments, 0)
+		return p, err
+	}
+	if err := errors.Join(markWritten(m, segments), markUnsynced(m, segments)); err != nil {
+		return nil, err
 	}
 	entries, err := p.openRing(rec)
 	if err != nil {
@@ -151,16 +153,20 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	if err := p.replay(entries); err != nil {
 		return nil, err
 	}
-	if segments, _, err = readSegments(db, nil); err != nil {
+	p.preparing.size(p)
+	if segments, err = readSegments(db); err != nil {
 		return nil, err
 	}
-	p.alloc = alloc.New(storeView{db}, segments)
-	p.store.alloc = p.alloc
+	if err := markWritten(m, segments); err != nil { // what the replay has filled
+		return nil, err
+	}
+	if p.alloc, err = alloc.New(storeView{db}, segments, p.preparing.window); err != nil {
+		return nil, err
+	}
+	p.store.alloc, p.store.filled = p.alloc, p.chunksFilled
 	if err := p.queueUnnamed(); err != nil {
 		return nil, err
 	}
-	p.preparing.many = int64(min(p.ring.Cap()/2, pendingMany))
-	p.preparing.window = min(max(p.chunkLimit()*alloc.ChunkBlocks/8, aheadMin), aheadMax)
 	p.start()
 	return p, nil
 }
@@ -214,25 +220,22 @@ func readPoolRecord(db *pebble.DB, fresh bool) (rec format.Pool, err error) {
 	return format.ParsePool(v)
 }
 
-// readSegments reads what is known of the segments, and tells the member which of its blocks are written ahead.
-func readSegments(db pebble.Reader, m *member.Member) (segments []alloc.Segment, used []int, err error) {
+// readSegments reads what is known of the segments.
+func readSegments(db pebble.Reader) (segments []alloc.Segment, err error) {
 	at := func(n uint32) *alloc.Segment {
 		for uint32(len(segments)) <= n {
 			segments = append(segments, alloc.Segment{})
-			used = append(used, 0)
 		}
 		return &segments[n]
 	}
-	lower, upper := format.Kind(format.PrewrittenKey(0))
+	lower, upper := format.Kind(format.SegmentKey(0))
 	err = scan(db, lower, upper, func(k, v []byte) error {
 		seg, err := format.ParseNumber(k)
-		if err != nil || len(v) != alloc.SegmentChunks/8 || seg >= member.MaxSegments {
-			return errors.Join(err, fmt.Errorf("%w: record of segment %d, %d bytes", ErrCorrupt, seg, len(v)))
+		rec, rerr := format.ParseSegment(v)
+		if err != nil || rerr != nil || seg >= member.MaxSegments {
+			return errors.Join(err, rerr, fmt.Errorf("%w: record of segment %d", ErrCorrupt, seg))
 		}
-		s := at(seg)
-		for i := range s.Ahead {
-			s.Ahead[i] = binary.LittleEndian.Uint64(v[i*8:])
-		}
+		at(seg).Has[alloc.Written], at(seg).Has[alloc.Reserved] = rec.Written, rec.Reserved
 		return nil
 	})
 	lower, upper = format.Kind(format.SegmentUseKey(0))
@@ -243,32 +246,47 @@ func readSegments(db pebble.Reader, m *member.Member) (segments []alloc.Segment,
 			return errors.Join(err, fmt.Errorf("%w: use of segment %d", ErrCorrupt, seg))
 		}
 		at(seg).Used = int(n)
-		used[seg] = int(n)
 		return nil
 	}))
-	if err != nil || m == nil {
-		return segments, used, err
+	if err != nil {
+		return nil, err
 	}
+	for i, s := range segments {
+		if n := s.Has[alloc.Written].Count() + s.Has[alloc.Reserved].Count(); s.Used > n*alloc.ChunkBlocks {
+			return nil, fmt.Errorf("%w: segment %d has %d blocks in use, and space for %d", ErrCorrupt, i, s.Used, n*alloc.ChunkBlocks)
+		}
+	}
+	return segments, nil
+}
+
+// markWritten tells the member which blocks a flush of the device is enough for.
+func markWritten(m *member.Member, segments []alloc.Segment) error {
 	for i, s := range segments {
 		for k := range alloc.SegmentChunks {
-			if s.Ahead[k/64]&(1<<(k%64)) == 0 {
+			if !s.Has[alloc.Written].Has(k) {
 				continue
 			}
-			if err := m.MarkPrewritten(uint32(i), uint32(k*alloc.ChunkBlocks), uint32((k+1)*alloc.ChunkBlocks)); err != nil && !errors.Is(err, member.ErrReadOnly) {
-				return nil, nil, err
+			if err := m.MarkWritten(uint32(i), uint32(k*alloc.ChunkBlocks), uint32((k+1)*alloc.ChunkBlocks)); err != nil {
+				return err
 			}
 		}
 	}
+	return nil
+}
+
+// markUnsynced makes the member's first flush sync every segment that has reserved chunks. Promise "no batch holds a run whose data was not covered by a
+// member flush": the process before this one may have died with writes to such chunks in the ring that no sync of their file has covered, and this
+// member knows nothing of them. Its first flush comes before the ring is committed.
+func markUnsynced(m *member.Member, segments []alloc.Segment) error {
 	for i, s := range segments {
-		n := 0
-		for _, w := range s.Ahead {
-			n += bits.OnesCount64(w)
+		if s.Has[alloc.Reserved] == (alloc.Chunks{}) {
+			continue
 		}
-		if s.Used > n*alloc.ChunkBlocks {
-			return nil, nil, fmt.Errorf("%w: segment %d has %d blocks in use and %d written", ErrCorrupt, i, s.Used, n*alloc.ChunkBlocks)
+		if err := m.MarkUnsynced(uint32(i)); err != nil {
+			return err
 		}
 	}
-	return segments, used, nil
+	return nil
 }
 
 func bootID() (id [16]byte, err error) {

@@ -28,12 +28,15 @@ type store struct {
 	fail  func(error)     // marks the pool failed
 	dead  <-chan struct{} // closed when Pebble met an error that it cannot live with: who is inside it stays there
 	alloc *alloc.Allocator
+	// filled is told of chunks whose every block a batch that was applied has in use; nil while the ring is replayed.
+	filled func(chunks []uint32)
 
 	// the committer's
-	pool    format.Pool
-	bitmaps map[uint32]*alloc.Bitmap // as last applied; some of those lately used
-	segUsed []int
-	touched touchedIndex
+	pool     format.Pool
+	bitmaps  map[uint32]*alloc.Bitmap // as last applied; some of those lately used
+	segUsed  []int
+	segments []format.Segment
+	touched  touchedIndex
 
 	nextID, nextGen atomic.Uint64
 	nextFamily      atomic.Uint32
@@ -57,11 +60,15 @@ type unsynced struct {
 // errDead: the metadata store is beyond use. The pool has failed, and its failure says why.
 var errDead = errors.New("the metadata store has failed")
 
-func newStore(db *pebble.DB, rec format.Pool, segUsed []int, fail func(error), dead <-chan struct{}) *store {
+func newStore(db *pebble.DB, rec format.Pool, segments []alloc.Segment, fail func(error), dead <-chan struct{}) *store {
 	s := &store{
-		db: db, fail: fail, dead: dead, pool: rec, segUsed: segUsed,
+		db: db, fail: fail, dead: dead, pool: rec,
 		jobs: make(chan *job), syncs: make(chan *unsynced, 64),
 		bitmaps: map[uint32]*alloc.Bitmap{}, touched: touchedIndex{},
+	}
+	for _, seg := range segments {
+		s.segUsed = append(s.segUsed, seg.Used)
+		s.segments = append(s.segments, format.Segment{Written: seg.Has[alloc.Written], Reserved: seg.Has[alloc.Reserved]})
 	}
 	s.nextID.Store(rec.NextID)
 	s.nextGen.Store(rec.NextGen)
@@ -150,6 +157,9 @@ func (s *store) perform(j *job) error {
 		if len(b.committed) > 0 {
 			s.alloc.Committed(b.committed)
 		}
+		if len(b.filled) > 0 && s.filled != nil {
+			s.filled(b.filled)
+		}
 		u := &unsynced{b: b.Batch}
 		if !more {
 			u.last = j
@@ -191,6 +201,8 @@ type batch struct {
 	committed []extent            // handed out by the allocator and taken into use by this batch; finish joins them
 	unmarked  []extent            // those of them whose bits finish sets
 	chunks    map[uint32]struct{} // bitmaps changed
+	segments  map[uint32]struct{} // what they have changed
+	filled    []uint32            // chunks that became written because they are full
 	layers    map[*layer]struct{} // uses changed
 	untouched []uint64            // generations that lost a page while their sets of pages were not known
 }
@@ -296,8 +308,18 @@ func (b *batch) finish() error {
 	b.committed = alloc.Coalesce(append(b.committed, b.unmarked...))
 	segs := map[uint32]struct{}{}
 	for chunk := range b.chunks {
-		b.put(format.BitmapKey(chunk), encodeBitmap(b.s.bitmaps[chunk]))
+		bits := b.s.bitmaps[chunk]
+		b.put(format.BitmapKey(chunk), encodeBitmap(bits))
 		segs[chunk/alloc.SegmentChunks] = struct{}{}
+		// A run's batch comes after a member flush that began when its data had been written, and that synced the segment if it is reserved. So every
+		// block of a chunk that is full was written and synced: no flush need sync the segment for it any more.
+		if seg, k := b.segment(chunk); bits.Count() == alloc.ChunkBlocks && hasChunk(&seg.Reserved, k) {
+			b.setChunk(chunk, alloc.Written, true)
+			b.filled = append(b.filled, chunk)
+		}
+	}
+	for seg := range b.segments {
+		b.put(format.SegmentKey(seg), b.s.segments[seg].Encode())
 	}
 	for seg := range segs {
 		b.put(format.SegmentUseKey(seg), binary.AppendUvarint(nil, uint64(b.s.segUsed[seg])))
@@ -316,6 +338,35 @@ func (b *batch) finish() error {
 		clear(b.s.bitmaps)
 	}
 	return nil
+}
+
+// segment returns the committer's record of a chunk's segment, and the chunk's index in it.
+func (b *batch) segment(chunk uint32) (*format.Segment, int) {
+	seg := chunk / alloc.SegmentChunks
+	for uint32(len(b.s.segments)) <= seg {
+		b.s.segments = append(b.s.segments, format.Segment{})
+	}
+	return &b.s.segments[seg], int(chunk % alloc.SegmentChunks)
+}
+
+func hasChunk(set *[4]uint64, k int) bool { return (*alloc.Chunks)(set).Has(k) }
+
+// setChunk records that a chunk has its space and is of a kind, or that it has none.
+func (b *batch) setChunk(chunk uint32, kind alloc.Kind, has bool) {
+	seg, k := b.segment(chunk)
+	written, reserved := (*alloc.Chunks)(&seg.Written), (*alloc.Chunks)(&seg.Reserved)
+	written.Remove(k)
+	reserved.Remove(k)
+	switch {
+	case has && kind == alloc.Written:
+		written.Add(k)
+	case has:
+		reserved.Add(k)
+	}
+	if b.segments == nil {
+		b.segments = map[uint32]struct{}{}
+	}
+	b.segments[chunk/alloc.SegmentChunks] = struct{}{}
 }
 
 func encodeBitmap(bits *alloc.Bitmap) []byte {

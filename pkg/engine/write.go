@@ -146,15 +146,23 @@ func (w *partWrite) run(first, end int) error {
 	return nil
 }
 
+// largeWrite is from how many blocks on a write takes reserved ones: it does not wait for zeroes to be written before it, and loses little to the
+// unwritten extents under them. docs/benchmarks.md has the measurement.
+const largeWrite = 256 << 10 / BlockSize
+
 // allocate finds new blocks for what the head does not own in [first, end).
 func (w *partWrite) allocate(first, end int) error {
+	prefer := alloc.Written
+	if end-first >= largeWrite {
+		prefer = alloc.Reserved
+	}
 	for pos := first; pos < end; {
 		stop, owned := w.stretch(pos, end)
 		if owned {
 			pos = stop
 			continue
 		}
-		place, n, err := w.v.pool.alloc.Alloc(w.v.entry.id, stop-pos)
+		place, n, err := w.v.pool.alloc.Alloc(w.v.entry.id, stop-pos, prefer)
 		if err != nil {
 			return err
 		}

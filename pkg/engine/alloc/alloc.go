@@ -1,22 +1,25 @@
 // Package alloc hands out pool blocks.
 //
-// The pool's blocks are numbered through its segments; 1,024 of them are a chunk, the unit of a stored bitmap, of an owner's extent and of writing
-// ahead. A block is free to be handed out when its chunk was written ahead, its bit is clear in the last commit whose sync returned, and nobody can
+// The pool's blocks are numbered through its segments; 1,024 of them are a chunk, the unit of a stored bitmap, of an owner's extent and of space in the
+// file system. A block is free to be handed out when its chunk has its space, its bit is clear in the last commit whose sync returned, and nobody can
 // still touch it. The stored bitmap shows less than that (it is cleared with the commit that removes a run, before that commit's sync and before the
 // last reader has gone), so a chunk in which a block is handed out but not committed, or committed away but not yet free, stays in memory here and
 // the stored one is not asked.
 //
+// A chunk that has its space is of one of two kinds: Written, or Reserved. An owner has an extent for each kind it asks for, and gets blocks of the other
+// kind rather than none. Life of a chunk: nothing; Add as Reserved; Written once all its blocks are (MarkWritten), or once zeroes were written where
+// nothing is (Take, then PutBack as Written); and TakeBack, after which it is nothing again.
+//
 // Life of a block: Alloc; then Undo (its run was never published), or Committed (its run is in a batch that was applied). Later Hold (before the batch
 // that removes its run is applied); then Release (that batch's sync has returned and every pin older than that has ended).
 //
-// Memory: 16 bytes a segment (1 GiB), 200 bytes a chunk in use, 512 bytes for each of the segments last searched.
+// Memory: 112 bytes a segment (1 GiB), 200 bytes a chunk in use, 512 bytes for each of the segments last searched.
 package alloc
 
 import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,10 +41,19 @@ const (
 )
 
 // ErrNone: no block can be handed out now.
-var ErrNone = errors.New("no free block written ahead")
+var ErrNone = errors.New("no free block that has its space")
 
-// Bitmap has a bit set for every block of a chunk that is in use.
-type Bitmap [words]uint64
+// Kind is what is known of the extents under a chunk. Both kinds have their space in the file system.
+type Kind uint8
+
+const (
+	// Written: every block was written before, with zeroes or data, and its file synced since. A write there is durable with the device's flush.
+	Written Kind = iota
+	// Reserved: there may be blocks never written. A write there is durable with its file's sync.
+	Reserved
+
+	kinds
+)
 
 // Store shows the bitmaps as last applied.
 type Store interface {
@@ -53,19 +65,20 @@ type Store interface {
 
 // Segment is what is known of a segment when the allocator is made.
 type Segment struct {
-	Ahead [SegmentChunks / 64]uint64 // bit set: the chunk is written ahead
-	Used  int                        // blocks whose bit is set
+	Has  [kinds]Chunks // the chunks of each kind; none is of both
+	Used int           // blocks whose bit is set, all in Written or Reserved chunks
 }
 
 type segment struct {
-	ahead [SegmentChunks / 64]uint64
-	free  int     // blocks that Alloc could hand out
-	best  uint16  // no chunk of the segment has more free blocks than this
-	count *counts // nil: not loaded
+	has     [kinds]Chunks
+	free    [kinds]int    // blocks that Alloc could hand out
+	best    [kinds]uint16 // no chunk of the segment and kind has more free blocks than this
+	partial bool          // there may be Reserved chunks that are free in part
+	count   *counts       // nil: not loaded
 }
 
 type counts struct {
-	free    [SegmentChunks]uint16 // of chunks that are not in memory, whether or not they are written ahead
+	free    [SegmentChunks]uint16 // of chunks that are not in memory, whether or not they have their space
 	segment uint32
 }
 
@@ -78,6 +91,14 @@ type chunk struct {
 	pending int // handed out, not committed
 	held    int // committed away, not yet free
 	owners  int // whose extent it is; two and more only where nothing else is free
+	kind    Kind
+	taken   bool // by Take: nothing is handed out of it
+}
+
+// claim names one of an owner's current chunks: the one for blocks of the kind it asks for.
+type claim struct {
+	owner  uint64
+	prefer Kind
 }
 
 // Extent is a stretch of pool blocks.
@@ -103,56 +124,99 @@ func Coalesce(list []Extent) []Extent {
 // Allocator is safe for concurrent use. What commits call takes lists, so that they take the lock once: it is the writers' lock, and where many writers
 // share few processors each turn at it may cost a time slice.
 type Allocator struct {
-	store Store
-	ready atomic.Int64 // free, for those who only want an idea of it
+	store   Store
+	surplus int64               // where more Written blocks than this are free, those who prefer Reserved ones take them
+	ready   [kinds]atomic.Int64 // free, for those who only want an idea of it
+	handed  atomic.Uint64       // calls of Alloc that got something
 
 	mu       sync.Mutex
 	segments []segment
 	chunks   map[uint32]*chunk
-	current  map[uint64]*chunk
+	current  map[claim]*chunk
 	recent   []*counts // segments searched, oldest first
-	free     int64
+	free     [kinds]int64
 	pending  int64
 	held     int64
+	taken    int64         // free blocks of chunks that are taken; not in free
 	freed    chan struct{} // closed when blocks become free
 }
 
-// New makes an allocator over what the store holds.
-func New(store Store, segments []Segment) *Allocator {
-	a := &Allocator{store: store, chunks: map[uint32]*chunk{}, current: map[uint64]*chunk{}, freed: make(chan struct{})}
+// New makes an allocator over what the store holds. surplus is how many free Written blocks are kept for those who prefer them.
+func New(store Store, segments []Segment, surplus int64) (*Allocator, error) {
+	a := &Allocator{
+		store: store, surplus: surplus, chunks: map[uint32]*chunk{}, current: map[claim]*chunk{}, freed: make(chan struct{}),
+	}
 	for i, s := range segments {
 		a.grow(uint32(i))
-		n := 0
-		for _, w := range s.Ahead {
-			n += bits.OnesCount64(w)
+		if err := a.open(uint32(i), s); err != nil {
+			return nil, err
 		}
-		a.segments[i].ahead = s.Ahead
-		a.segments[i].free = n*ChunkBlocks - s.Used
-		a.addFree(int64(a.segments[i].free))
 	}
-	return a
+	return a, nil
+}
+
+// open counts a segment's free blocks by kind. How many blocks are in use is known for the segment as a whole, so where it has chunks of both kinds the
+// store's bitmaps are counted: such segments are few, for a chunk becomes Written when it fills up.
+func (a *Allocator) open(seg uint32, known Segment) error {
+	s := &a.segments[seg]
+	s.has = known.Has
+	s.partial = known.Used > 0 && known.Has[Reserved] != Chunks{}
+	if s.partial && known.Has[Written] != (Chunks{}) {
+		if err := a.count(seg); err != nil {
+			return err
+		}
+		for k := range SegmentChunks {
+			if kind, ok := s.kind(k); ok {
+				s.free[kind] += int(s.count.free[k])
+			}
+		}
+	} else {
+		kind := Written
+		if s.partial {
+			kind = Reserved
+		}
+		s.free[Written], s.free[Reserved] = s.has[Written].Count()*ChunkBlocks, s.has[Reserved].Count()*ChunkBlocks
+		s.free[kind] -= known.Used
+	}
+	a.addFree(Written, int64(s.free[Written]))
+	a.addFree(Reserved, int64(s.free[Reserved]))
+	return nil
+}
+
+// kind tells of which kind a chunk is, if of any.
+func (s *segment) kind(k int) (Kind, bool) {
+	switch {
+	case s.has[Written].Has(k):
+		return Written, true
+	case s.has[Reserved].Has(k):
+		return Reserved, true
+	}
+	return 0, false
 }
 
 func (a *Allocator) grow(seg uint32) {
 	for uint32(len(a.segments)) <= seg {
-		a.segments = append(a.segments, segment{best: ChunkBlocks})
+		a.segments = append(a.segments, segment{best: [kinds]uint16{ChunkBlocks, ChunkBlocks}})
 	}
 }
 
-// Free is the number of blocks that could be handed out now; Held, of those that will be free once syncs and pins allow; Pending, of those handed out
-// and not committed.
+// Free is the number of blocks that could be handed out now; Held, of those that will be free once syncs and pins allow, or once what took them puts
+// them back; Pending, of those handed out and not committed.
 func (a *Allocator) Free() (free, held, pending int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.free, a.held, a.pending
+	return a.free[Written] + a.free[Reserved], a.held + a.taken, a.pending
 }
 
-// Ready is about how many blocks could be handed out now.
-func (a *Allocator) Ready() int64 { return a.ready.Load() }
+// Ready is about how many blocks of a kind could be handed out now.
+func (a *Allocator) Ready(kind Kind) int64 { return a.ready[kind].Load() }
 
-func (a *Allocator) addFree(n int64) {
-	a.free += n
-	a.ready.Store(a.free)
+// Handed counts the calls of Alloc that got something.
+func (a *Allocator) Handed() uint64 { return a.handed.Load() }
+
+func (a *Allocator) addFree(kind Kind, n int64) {
+	a.free[kind] += n
+	a.ready[kind].Store(a.free[kind])
 }
 
 // Freed returns a channel that is closed when blocks become free after the call.
@@ -162,13 +226,15 @@ func (a *Allocator) Freed() <-chan struct{} {
 	return a.freed
 }
 
-// Alloc hands out up to want adjacent blocks to an owner, at least one, ascending from its last.
-func (a *Allocator) Alloc(owner uint64, want int) (place uint64, n int, err error) {
+// Alloc hands out up to want adjacent blocks to an owner, at least one, ascending from its last of those it asked for with the same preference.
+func (a *Allocator) Alloc(owner uint64, want int, prefer Kind) (place uint64, n int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	c := a.current[owner]
-	if c == nil || c.free == 0 {
-		if c, err = a.pick(owner, c); err != nil {
+	x := claim{owner, prefer}
+	c := a.current[x]
+	// Who prefers Written blocks and had to take others goes back when there is a chunk of them again.
+	if c == nil || c.free == 0 || (prefer == Written && c.kind == Reserved && a.free[Written] >= ChunkBlocks) {
+		if c, err = a.pick(x, c); err != nil {
 			return 0, 0, err
 		}
 	}
@@ -180,27 +246,54 @@ func (a *Allocator) Alloc(owner uint64, want int) (place uint64, n int, err erro
 	c.next = from + n
 	c.free -= n
 	c.pending += n
-	a.segments[c.number/SegmentChunks].free -= n
-	a.addFree(-int64(n))
+	a.segments[c.number/SegmentChunks].free[c.kind] -= n
+	a.addFree(c.kind, -int64(n))
 	a.pending += int64(n)
+	a.handed.Add(1)
 	return uint64(c.number)*ChunkBlocks + uint64(from), n, nil
 }
 
-// pick finds the owner a new chunk, looking upwards from its last one: an unowned roomy one, else an unowned one, else any.
-func (a *Allocator) pick(owner uint64, last *chunk) (*chunk, error) {
-	if a.free == 0 {
+// choice is a way to look for a chunk.
+type choice struct {
+	kind   Kind
+	least  int // free blocks that it should have
+	shared bool
+}
+
+// Who prefers Written blocks writes small pieces: a roomy chunk that nobody has, else one that nobody has, else any; and of the other kind alike, before
+// it waits.
+var small = []choice{
+	{Written, roomy, false}, {Written, 1, false}, {Written, 1, true}, {Reserved, roomy, false}, {Reserved, 1, false}, {Reserved, 1, true},
+}
+
+// Who prefers Reserved ones writes large pieces, and what matters to it most is that they stay in one: a chunk half of whose blocks are free may have
+// them one by one, after a snapshot of a scattered volume was deleted.
+var (
+	large = []choice{
+		{Reserved, ChunkBlocks, false}, {Written, ChunkBlocks, false}, {Reserved, roomy, false}, {Written, roomy, false}, {Reserved, 1, false},
+		{Written, 1, false}, {Reserved, 1, true}, {Written, 1, true},
+	}
+	largeOfSurplus = append([]choice{{Written, ChunkBlocks, false}}, large...)
+)
+
+// pick finds a claim a new chunk, looking upwards from its last one.
+func (a *Allocator) pick(x claim, last *chunk) (*chunk, error) {
+	if a.free[Written]+a.free[Reserved] == 0 {
 		return nil, ErrNone
 	}
 	start := uint32(0)
 	if last != nil {
 		start = last.number
-		a.leave(owner, last)
+		a.leave(x, last)
 	}
-	for _, pass := range []struct {
-		least  int
-		shared bool
-	}{{roomy, false}, {1, false}, {1, true}} {
-		n, ok, err := a.search(start, pass.least, pass.shared)
+	choices := small
+	if x.prefer == Reserved {
+		if choices = large; a.free[Written] > a.surplus {
+			choices = largeOfSurplus
+		}
+	}
+	for _, how := range choices {
+		n, ok, err := a.search(start, how)
 		if err != nil {
 			return nil, err
 		}
@@ -213,19 +306,19 @@ func (a *Allocator) pick(owner uint64, last *chunk) (*chunk, error) {
 		}
 		c.next = 0
 		c.owners++
-		a.current[owner] = c
+		a.current[x] = c
 		return c, nil
 	}
 	return nil, ErrNone
 }
 
-// search looks for a chunk with at least so many free blocks, from start's segment upwards and around.
-func (a *Allocator) search(start uint32, least int, shared bool) (uint32, bool, error) {
+// search looks for a chunk from start's segment upwards and around.
+func (a *Allocator) search(start uint32, how choice) (uint32, bool, error) {
 	segs := uint32(len(a.segments))
 	for i := range segs {
 		seg := (start/SegmentChunks + i) % segs
 		s := &a.segments[seg]
-		if s.free < least || int(s.best) < least {
+		if s.free[how.kind] < how.least || int(s.best[how.kind]) < how.least {
 			continue
 		}
 		if err := a.count(seg); err != nil {
@@ -238,7 +331,7 @@ func (a *Allocator) search(start uint32, least int, shared bool) (uint32, bool, 
 				k = (start + 1 + j) % SegmentChunks
 			}
 			n := seg*SegmentChunks + k
-			if s.ahead[k/64]&(1<<(k%64)) == 0 {
+			if !s.has[how.kind].Has(int(k)) {
 				continue
 			}
 			free := int(s.count.free[k])
@@ -247,11 +340,11 @@ func (a *Allocator) search(start uint32, least int, shared bool) (uint32, bool, 
 				free = c.free
 			}
 			best = max(best, free)
-			if free >= least && (shared || c == nil || c.owners == 0) {
+			if free >= how.least && (c == nil || (!c.taken && (how.shared || c.owners == 0))) {
 				return n, true, nil
 			}
 		}
-		s.best = uint16(best)
+		s.best[how.kind] = uint16(best)
 	}
 	return 0, false, nil
 }
@@ -285,6 +378,7 @@ func (a *Allocator) load(n uint32) (*chunk, error) {
 		return nil, err
 	}
 	c := &chunk{number: n, used: b, free: ChunkBlocks - b.count()}
+	c.kind, _ = a.segments[n/SegmentChunks].kind(int(n % SegmentChunks))
 	a.chunks[n] = c
 	return c, nil
 }
@@ -299,7 +393,8 @@ func (a *Allocator) settle(c *chunk) {
 	if s.count != nil {
 		s.count.free[c.number%SegmentChunks] = uint16(c.free)
 	}
-	s.best = max(s.best, uint16(c.free))
+	s.best[c.kind] = max(s.best[c.kind], uint16(c.free))
+	s.partial = s.partial || (c.kind == Reserved && c.free > 0 && c.free < ChunkBlocks)
 }
 
 // each calls f for the part of [place, place+n) in every chunk.
@@ -391,9 +486,9 @@ func (a *Allocator) giveBack(c *chunk, from, n int) {
 	c.used.clear(from, n)
 	c.free += n
 	s := &a.segments[c.number/SegmentChunks]
-	s.free += n
-	s.best = max(s.best, uint16(c.free))
-	a.addFree(int64(n))
+	s.free[c.kind] += n
+	s.best[c.kind] = max(s.best[c.kind], uint16(c.free))
+	a.addFree(c.kind, int64(n))
 }
 
 func (a *Allocator) mustEach(place uint64, n int, f func(c *chunk, from, n int)) {
@@ -408,130 +503,20 @@ func (a *Allocator) wake() {
 	a.freed = make(chan struct{})
 }
 
-// AddAhead says that chunks [from, to) of a segment are written ahead, durably.
-func (a *Allocator) AddAhead(seg uint32, from, to int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.grow(seg)
-	s := &a.segments[seg]
-	for k := from; k < to; k++ {
-		if s.ahead[k/64]&(1<<(k%64)) != 0 {
-			panic(fmt.Sprintf("alloc: chunk %d of segment %d was written ahead already", k, seg))
-		}
-		s.ahead[k/64] |= 1 << (k % 64)
-		s.free += ChunkBlocks
-		a.addFree(ChunkBlocks)
-		if s.count != nil {
-			s.count.free[k] = ChunkBlocks
-		}
-	}
-	s.best = ChunkBlocks
-	a.wake()
-}
-
-// TakeBack finds a chunk that is wholly free and that nobody has, takes it out of what can be handed out and returns it, so that its space can be given
-// back to the file system. It leaves keep free blocks alone.
-func (a *Allocator) TakeBack(keep int64) (seg uint32, index int, ok bool, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.free-ChunkBlocks < keep {
-		return 0, 0, false, nil
-	}
-	// From the top: low segments stay in use, high ones empty out.
-	for i := len(a.segments) - 1; i >= 0; i-- {
-		s := &a.segments[i]
-		if s.free < ChunkBlocks || s.best < ChunkBlocks {
-			continue
-		}
-		if err := a.count(uint32(i)); err != nil {
-			return 0, 0, false, err
-		}
-		for k := SegmentChunks - 1; k >= 0; k-- {
-			n := uint32(i*SegmentChunks + k)
-			if s.ahead[k/64]&(1<<(k%64)) == 0 || a.chunks[n] != nil || s.count.free[k] != ChunkBlocks {
-				continue
-			}
-			s.ahead[k/64] &^= 1 << (k % 64)
-			s.free -= ChunkBlocks
-			a.addFree(-ChunkBlocks)
-			return uint32(i), k, true, nil
-		}
-	}
-	return 0, 0, false, nil
-}
-
-// Ahead returns which chunks of a segment are written ahead.
-func (a *Allocator) Ahead(seg uint32) (ahead [SegmentChunks / 64]uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if int(seg) < len(a.segments) {
-		ahead = a.segments[seg].ahead
-	}
-	return ahead
-}
-
-// Forget gives up an owner's extent.
+// Forget gives up an owner's extents.
 func (a *Allocator) Forget(owner uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.current[owner]; c != nil {
-		a.leave(owner, c)
+	for _, x := range [...]claim{{owner, Written}, {owner, Reserved}} {
+		if c := a.current[x]; c != nil {
+			a.leave(x, c)
+		}
 	}
 }
 
 // leave takes an owner off its chunk, which may be another's extent still: while it is, it stays in memory.
-func (a *Allocator) leave(owner uint64, c *chunk) {
-	delete(a.current, owner)
+func (a *Allocator) leave(x claim, c *chunk) {
+	delete(a.current, x)
 	c.owners--
 	a.settle(c)
-}
-
-func (b *Bitmap) set(from, n int) {
-	for i := from; i < from+n; {
-		m := min(64-i%64, from+n-i)
-		b[i/64] |= mask(i%64, m)
-		i += m
-	}
-}
-
-func (b *Bitmap) clear(from, n int) {
-	for i := from; i < from+n; {
-		m := min(64-i%64, from+n-i)
-		b[i/64] &^= mask(i%64, m)
-		i += m
-	}
-}
-
-func mask(off, n int) uint64 { return (^uint64(0) >> (64 - n)) << off }
-
-// Set marks blocks in use, Clear marks them free, Has asks for one.
-func (b *Bitmap) Set(from, n int)   { b.set(from, n) }
-func (b *Bitmap) Clear(from, n int) { b.clear(from, n) }
-func (b *Bitmap) Has(i int) bool    { return b[i/64]&(1<<(i%64)) != 0 }
-
-// Count returns how many blocks are in use.
-func (b *Bitmap) Count() int { return b.count() }
-
-func (b *Bitmap) count() (n int) {
-	for _, w := range b {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
-
-// findFree returns the first stretch of clear bits at or after from, at most want long.
-func (b *Bitmap) findFree(from, want int) (at, n int) {
-	i := from
-	for i < ChunkBlocks {
-		rest := ^b[i/64] >> (i % 64)
-		if rest == 0 {
-			i = (i/64 + 1) * 64
-			continue
-		}
-		at = i + bits.TrailingZeros64(rest)
-		for i = at; i < ChunkBlocks && i-at < want && !b.Has(i); i++ {
-		}
-		return at, i - at
-	}
-	return 0, 0
 }

@@ -38,13 +38,41 @@ func (s *fakeStore) set(place uint64, n int, used bool) {
 	}
 }
 
-// No block is handed out twice, whatever the order of the steps of its life, and when all has been given back everything is free again.
+type fataler interface {
+	Helper()
+	Fatal(...any)
+}
+
+func newAllocator(t fataler, store Store, segments ...Segment) *Allocator {
+	t.Helper()
+	a, err := New(store, segments, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// written models which blocks of chunks that were Reserved at first were ever written.
+type written map[uint64]bool
+
+func (w written) add(e Extent) {
+	for i := range uint64(e.N) {
+		w[e.Place+i] = true
+	}
+}
+
+// No block is handed out twice, whatever the order of the steps of its life; no chunk is called Written before all of it was; and when all has been given
+// back everything is free again.
 func TestNeverTwice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		store := &fakeStore{map[uint32]*Bitmap{}}
-		a := New(store, nil)
+		a := newAllocator(t, store)
 		chunks := rapid.IntRange(1, 5).Draw(t, "chunks")
-		a.AddAhead(0, 0, chunks)
+		reserved := rapid.IntRange(0, chunks).Draw(t, "reserved")
+		a.Add(Reserved, 0, 0, reserved)
+		a.Add(Written, 0, reserved, chunks)
+		data := written{}
+		var taken []Taken
 		owned := map[uint64]bool{}
 		var pending, committed, held []Extent
 		take := func(list *[]Extent) Extent {
@@ -54,11 +82,12 @@ func TestNeverTwice(t *testing.T) {
 			return e
 		}
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
-			switch op := rapid.IntRange(0, 6).Draw(t, "op"); {
+			switch op := rapid.IntRange(0, 9).Draw(t, "op"); {
 			case op <= 1:
-				place, n, err := a.Alloc(uint64(rapid.IntRange(1, 3).Draw(t, "owner")), rapid.IntRange(1, 700).Draw(t, "want"))
+				place, n, err := a.Alloc(uint64(rapid.IntRange(1, 3).Draw(t, "owner")), rapid.IntRange(1, 700).Draw(t, "want"),
+					Kind(rapid.IntRange(0, 1).Draw(t, "prefer")))
 				if errors.Is(err, ErrNone) {
-					if free, _, _ := a.Free(); free != 0 {
+					if free, _, _ := a.Free(); free != 0 && len(taken) == 0 {
 						t.Fatalf("none, but %d are free", free)
 					}
 					continue
@@ -73,8 +102,12 @@ func TestNeverTwice(t *testing.T) {
 			case op == 2 && len(pending) > 0:
 				e := take(&pending)
 				store.set(e.Place, e.N, true)
+				data.add(e)
 				a.Committed([]Extent{e})
 				committed = append(committed, e)
+				if chunk := uint32(e.Place / ChunkBlocks); store.at(chunk).count() == ChunkBlocks {
+					a.MarkWritten([]uint32{chunk})
+				}
 			case op == 3 && len(committed) > 0:
 				e := take(&committed)
 				if err := a.Hold([]Extent{e}); err != nil {
@@ -90,13 +123,41 @@ func TestNeverTwice(t *testing.T) {
 				forget(owned, e)
 			case op == 6 && len(pending) > 0:
 				e := take(&pending)
+				data.add(e)
 				a.Abandon([]Extent{e})
 				held = append(held, e)
+			case op == 7 && len(taken) == 0:
+				var err error
+				if taken, err = a.Take(rapid.IntRange(1, 2).Draw(t, "most"), rapid.Bool().Draw(t, "partial")); err != nil {
+					t.Fatal(err)
+				}
+			case op == 8 && len(taken) > 0:
+				kind := Kind(rapid.IntRange(0, 1).Draw(t, "kind"))
+				for _, x := range taken {
+					for _, e := range x.Free {
+						if kind == Written {
+							data.add(e)
+						}
+					}
+				}
+				a.PutBack(taken, kind)
+				taken = nil
+			case op == 9:
+				a.LeaveReserved()
 			}
-			if free, _, _ := a.Free(); free != int64(chunks*ChunkBlocks-len(owned)) {
-				t.Fatalf("%d free, %d owned", free, len(owned))
+			free, heldNow, _ := a.Free()
+			if inTaken := heldNow - int64(blocks(held)); free+inTaken != int64(chunks*ChunkBlocks-len(owned)) || inTaken < 0 {
+				t.Fatalf("%d free, %d more taken, %d owned", free, inTaken, len(owned))
+			}
+			for k := range reserved {
+				for i := range uint64(ChunkBlocks) {
+					if a.segments[0].has[Written].Has(k) && !data[uint64(k)*ChunkBlocks+i] {
+						t.Fatalf("chunk %d is Written, and its block %d never was", k, i)
+					}
+				}
 			}
 		}
+		a.PutBack(taken, Reserved)
 		for _, e := range pending {
 			a.Undo(e.Place, e.N)
 		}
@@ -113,6 +174,9 @@ func TestNeverTwice(t *testing.T) {
 		for o := range uint64(4) {
 			a.Forget(o)
 		}
+		if n := a.Ready(Written) + a.Ready(Reserved); n != int64(chunks*ChunkBlocks) {
+			t.Fatalf("%d ready at the end", n)
+		}
 		if free, held, pending := a.Free(); free != int64(chunks*ChunkBlocks) || held != 0 || pending != 0 || len(a.chunks) != 0 {
 			t.Fatalf("at the end %d free, %d held, %d pending, %d chunks in memory", free, held, pending, len(a.chunks))
 		}
@@ -124,6 +188,13 @@ func release(a *Allocator, owned map[uint64]bool, e Extent) {
 	forget(owned, e)
 }
 
+func blocks(list []Extent) (n int) {
+	for _, e := range list {
+		n += e.N
+	}
+	return n
+}
+
 func forget(owned map[uint64]bool, e Extent) {
 	for i := range uint64(e.N) {
 		delete(owned, e.Place+i)
@@ -131,12 +202,12 @@ func forget(owned map[uint64]bool, e Extent) {
 }
 
 func TestStreamsStayContiguous(t *testing.T) {
-	a := New(&fakeStore{map[uint32]*Bitmap{}}, nil)
-	a.AddAhead(0, 0, 8)
+	a := newAllocator(t, &fakeStore{map[uint32]*Bitmap{}})
+	a.Add(Written, 0, 0, 8)
 	next := map[uint64]uint64{}
 	for i := range 2000 {
 		owner := uint64(1 + i%2)
-		place, n, err := a.Alloc(owner, 1)
+		place, n, err := a.Alloc(owner, 1, Written)
 		if err != nil || n != 1 {
 			t.Fatal(n, err)
 		}
@@ -148,14 +219,14 @@ func TestStreamsStayContiguous(t *testing.T) {
 }
 
 func TestTakeBack(t *testing.T) {
-	a := New(&fakeStore{map[uint32]*Bitmap{}}, nil)
-	a.AddAhead(0, 0, 4)
-	if _, _, err := a.Alloc(1, 1); err != nil {
+	a := newAllocator(t, &fakeStore{map[uint32]*Bitmap{}})
+	a.Add(Written, 0, 0, 4)
+	if _, _, err := a.Alloc(1, 1, Written); err != nil {
 		t.Fatal(err)
 	}
 	var got []int
 	for {
-		_, k, ok, err := a.TakeBack(ChunkBlocks)
+		_, k, ok, err := a.TakeBack(Written, ChunkBlocks)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,8 +238,61 @@ func TestTakeBack(t *testing.T) {
 	if len(got) != 2 || got[0] != 3 || got[1] != 2 {
 		t.Fatalf("took back chunks %v, want 3 and 2", got)
 	}
-	a.AddAhead(0, 2, 4)
+	a.Add(Written, 0, 2, 4)
 	if free, _, _ := a.Free(); free != 4*ChunkBlocks-1 {
 		t.Fatalf("%d free", free)
+	}
+}
+
+// Small writes get written blocks and large ones reserved ones, each in a place of its own; either takes the other's rather than none, and small writes go
+// back when there are written ones again.
+func TestPreferences(t *testing.T) {
+	a := newAllocator(t, &fakeStore{map[uint32]*Bitmap{}})
+	a.Add(Written, 0, 0, 1)
+	a.Add(Reserved, 0, 1, 4)
+	want := func(chunk uint64, n int, prefer Kind) {
+		t.Helper()
+		place, got, err := a.Alloc(1, n, prefer)
+		if err != nil || place/ChunkBlocks != chunk || got != n {
+			t.Fatalf("%d blocks at %d of chunk %d, %v; want %d in chunk %d", got, place%ChunkBlocks, place/ChunkBlocks, err, n, chunk)
+		}
+	}
+	a.surplus = 10 * ChunkBlocks
+	want(0, 1, Written)
+	want(1, 512, Reserved)
+	want(0, ChunkBlocks-1, Written)
+	want(2, 1, Written) // none is written: another chunk than the stream's
+	want(1, 512, Reserved)
+	a.Add(Written, 0, 4, 6)
+	want(4, 1, Written)
+	want(3, ChunkBlocks, Reserved)
+	want(5, ChunkBlocks, Reserved) // rather a whole written chunk than what is left of a reserved one
+	want(2, ChunkBlocks-1, Reserved)
+	want(4, ChunkBlocks-1, Reserved)
+	if _, _, err := a.Alloc(2, 1, Written); !errors.Is(err, ErrNone) {
+		t.Fatal(err)
+	}
+}
+
+// What a pool holds when it is opened: free blocks are counted by kind, from the segment's use where it has one kind, else from the bitmaps.
+func TestOpenCountsByKind(t *testing.T) {
+	store := &fakeStore{map[uint32]*Bitmap{}}
+	store.set(0, 100, true)
+	store.set(ChunkBlocks, 30, true)
+	store.set(SegmentBlocks, 7, true)
+	store.set(2*SegmentBlocks, 5, true)
+	chunks := func(list ...int) (c Chunks) {
+		for _, k := range list {
+			c.Add(k)
+		}
+		return c
+	}
+	a := newAllocator(t, store, Segment{Has: [kinds]Chunks{chunks(0, 200), chunks(1)}, Used: 130},
+		Segment{Has: [kinds]Chunks{chunks(0)}, Used: 7}, Segment{Has: [kinds]Chunks{{}, chunks(0)}, Used: 5})
+	if w, r := a.Ready(Written), a.Ready(Reserved); w != 3*ChunkBlocks-107 || r != 2*ChunkBlocks-35 {
+		t.Fatalf("%d and %d are free", w, r)
+	}
+	if list, err := a.Take(5, true); err != nil || len(list) != 1 || list[0].Chunk != 1 || list[0].Free[0] != (Extent{ChunkBlocks + 30, ChunkBlocks - 30}) {
+		t.Fatalf("took %v, %v", list, err)
 	}
 }

@@ -5,12 +5,12 @@ import "testing"
 // Two owners share the last chunk. When one goes, the other's extent stays known: its blocks are not handed out to a third.
 func TestSharedChunkOutlivesAnOwner(t *testing.T) {
 	store := &fakeStore{map[uint32]*Bitmap{}}
-	a := New(store, nil)
-	a.AddAhead(0, 0, 1)
+	a := newAllocator(t, store)
+	a.Add(Written, 0, 0, 1)
 	taken := map[uint64]bool{}
 	take := func(owner uint64, commit bool) {
 		t.Helper()
-		place, n, err := a.Alloc(owner, 1)
+		place, n, err := a.Alloc(owner, 1, Written)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,11 +33,11 @@ func TestSharedChunkOutlivesAnOwner(t *testing.T) {
 // A shared chunk fills up and its owners move on one after the other; what is held there in between stays known.
 func TestSharedChunkKeepsHeldBlocks(t *testing.T) {
 	store := &fakeStore{map[uint32]*Bitmap{}}
-	a := New(store, nil)
-	a.AddAhead(0, 0, 1)
+	a := newAllocator(t, store)
+	a.Add(Written, 0, 0, 1)
 	take := func(owner uint64, want int) {
 		t.Helper()
-		place, n, err := a.Alloc(owner, want)
+		place, n, err := a.Alloc(owner, want, Written)
 		if err != nil || n != want {
 			t.Fatalf("owner %d wanted %d blocks and got %d: %v", owner, want, n, err)
 		}
@@ -46,7 +46,7 @@ func TestSharedChunkKeepsHeldBlocks(t *testing.T) {
 	}
 	take(1, 500)
 	take(2, 524)
-	a.AddAhead(0, 1, 3)
+	a.Add(Written, 0, 1, 3)
 	take(1, ChunkBlocks)
 	held := []Extent{{10, 20}}
 	if err := a.Hold(held); err != nil {
@@ -57,7 +57,7 @@ func TestSharedChunkKeepsHeldBlocks(t *testing.T) {
 	a.Release(held)
 	got := 0
 	for got <= 20 {
-		_, n, err := a.Alloc(3, 1)
+		_, n, err := a.Alloc(3, 1, Written)
 		if err != nil {
 			break
 		}

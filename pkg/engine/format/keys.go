@@ -21,7 +21,7 @@ const (
 	tagRun        = 'r' // family, page, ^generation, block -> Run
 	tagTouched    = 'g' // generation, page -> nothing
 	tagBitmap     = 'b' // chunk -> Bitmap
-	tagPrewritten = 's' // segment -> which of its chunks are written ahead
+	tagSegment    = 's' // segment -> Segment
 	tagSegmentUse = 'u' // segment -> blocks in use
 )
 
@@ -127,8 +127,8 @@ func ParseTouchedKey(key []byte) (gen uint64, page uint32, err error) {
 // BitmapKey is the key of a chunk's bitmap. A chunk is 1,024 pool blocks.
 func BitmapKey(chunk uint32) []byte { return chunkKey(tagBitmap, chunk) }
 
-// PrewrittenKey and SegmentUseKey are a segment's keys.
-func PrewrittenKey(segment uint32) []byte { return chunkKey(tagPrewritten, segment) }
+// SegmentKey is the key of what a segment's chunks have.
+func SegmentKey(segment uint32) []byte { return chunkKey(tagSegment, segment) }
 
 // SegmentUseKey is the key of a segment's count of blocks in use.
 func SegmentUseKey(segment uint32) []byte { return chunkKey(tagSegmentUse, segment) }

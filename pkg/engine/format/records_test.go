@@ -3,6 +3,7 @@ package format
 import (
 	"bytes"
 	"errors"
+	"os"
 	"reflect"
 	"testing"
 
@@ -61,7 +62,32 @@ func TestRecordsRoundTrip(t *testing.T) {
 		roundTrip(t, s, s.Encode(), ParseSnapshot)
 		j := Job{JobKind(rapid.IntRange(1, 2).Draw(t, "kind")), num.Draw(t, "layer"), gensOf(t)}
 		roundTrip(t, j, j.Encode(), ParseJob)
+		var sg Segment
+		for i := range sg.Written {
+			sg.Written[i] = num.Draw(t, "chunks written")
+			sg.Reserved[i] = num.Draw(t, "reserved") &^ sg.Written[i]
+		}
+		roundTrip(t, sg, sg.Encode(), ParseSegment)
 	})
+}
+
+// The example's bytes are the format's; one bit more makes a chunk both.
+func TestSegmentGolden(t *testing.T) {
+	want, err := os.ReadFile("testdata/segment-v1.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Segment{Written: [4]uint64{1, 1, 0, 1 << 63}, Reserved: [4]uint64{2, 0, 1}}
+	if got := s.Encode(); !bytes.Equal(got, want) {
+		t.Fatalf("% x, want % x", got, want)
+	}
+	if got, err := ParseSegment(want); err != nil || got != s {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	want[32+8] |= 1
+	if _, err := ParseSegment(want); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a chunk both written and reserved: %v", err)
+	}
 }
 
 func TestRunKeys(t *testing.T) {
@@ -99,6 +125,7 @@ func FuzzRecords(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 4, 5})
 	f.Add(Volume{Name: "v", Labels: map[string]string{"a": "b"}}.Encode())
 	f.Add(Layer{Gens: []uint64{1, 5}}.Encode())
+	f.Add(Segment{Written: [4]uint64{1, 1}, Reserved: [4]uint64{2, 0, 1}}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again(t, b, ParsePool, Pool.Encode)
 		again(t, b, ParseLayer, Layer.Encode)
@@ -107,6 +134,7 @@ func FuzzRecords(f *testing.F) {
 		again(t, b, ParseVolumeUse, VolumeUse.Encode)
 		again(t, b, ParseSnapshot, Snapshot.Encode)
 		again(t, b, ParseJob, Job.Encode)
+		again(t, b, ParseSegment, Segment.Encode)
 		again(t, b, func(b []byte) (Run, error) { return ParseRun(b, 0) }, func(r Run) []byte { return AppendRun(nil, r) })
 		for _, parse := range []func([]byte) error{
 			func(b []byte) error { _, _, _, err := ParseRunKey(b); return err },

@@ -110,9 +110,17 @@ func TestFullFileSystem(t *testing.T) {
 			dir, _ := mountLoop(t, kind, size)
 			m := mustCreate(t, fsys.OS(), testSpec(filepath.Join(dir, "pool")))
 			must(t, m.EnsureSegment(0))
-			err := m.Prewrite(0, 0, 1<<18)
+			must(t, m.EnsureSegment(1))
+			must(t, m.Reserve(1, 0, 4*ChunkBlocks))
+			before, err := m.Usage()
+			must(t, err)
+			err = m.Reserve(0, 0, 1<<18)
 			wantRefusal(t, err, ErrNoSpace, "segment 0")
-			must(t, m.Punch(0, 0, 1<<18)) // what was reserved before the space ran out
+			after, err := m.Usage()
+			must(t, err)
+			if kept := before.Available - after.Available; kept > 1<<20 {
+				t.Errorf("%d bytes of what there was not enough of stay taken", kept)
+			}
 			must(t, m.ReleaseBallast())
 			// Fill it for good: the rest of the space, then single blocks.
 			fill, err := os.Create(filepath.Join(dir, "fill"))
@@ -131,6 +139,14 @@ func TestFullFileSystem(t *testing.T) {
 				t.Error("a part of the ballast counts as held")
 			}
 			wantRefusal(t, m.WriteAt(pattern(1<<20, 1), 0, 0), ErrNoSpace, "segment 0", "byte 0")
+			must(t, m.Flush())
+			// What was reserved can be written, even where each write makes the file's extents more.
+			for i := range uint64(4 * ChunkBlocks) {
+				must(t, m.WriteAt(pattern(BlockSize, byte(i)), 1<<18+i*1201%(4*ChunkBlocks), 0))
+				if i%512 == 0 {
+					must(t, m.Flush())
+				}
+			}
 			must(t, m.Flush())
 		})
 	}

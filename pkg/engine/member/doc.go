@@ -7,8 +7,9 @@
 //     requests of a killed engine may outlive it.
 //   - ReadAt and WriteAt are direct I/O. What WriteAt wrote is durable when a Flush that began after it returned has returned nil. A failed Flush is
 //     final: every later one fails with the same error.
-//   - Segments are sparse. Prewrite fills a range of a free segment with zeroes and makes that durable; writes elsewhere work, and make the next Flush
-//     cost a sync of their segment each.
+//   - Segments are sparse. Reserve takes a range's space; writes there make the next Flush cost a sync of their segment each, until the caller knows that
+//     all of a chunk was written, with data or by Zero, and says so (MarkWritten). What a process before this one wrote there and did not flush counts as
+//     unsynced when the caller says so (MarkUnsynced).
 //   - The caller closes the metadata store in MetaDir before the member.
 //
 // All methods but Close and Destroy may be called at once from many goroutines. Limits: 1,000,000 segments (976 TiB), each of which costs a descriptor

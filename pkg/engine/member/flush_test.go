@@ -33,7 +33,7 @@ func TestFlushReachesDevice(t *testing.T) {
 			dir, device := mountLoop(t, kind, 1<<30)
 			m := mustCreate(t, fsys.OS(), testSpec(filepath.Join(dir, "pool")))
 			must(t, m.EnsureSegment(0))
-			must(t, m.Prewrite(0, 0, 1024))
+			prewrite(t, m, 0, 0, 1024)
 			must(t, m.Flush())
 			data := pattern(4096, 1)
 			const rounds = 50
@@ -57,7 +57,7 @@ func BenchmarkFlush(b *testing.B) {
 			m := mustCreate(b, fsys.OS(), testSpec(filepath.Join(dir, "pool")))
 			for seg := range uint32(16) {
 				must(b, m.EnsureSegment(seg))
-				must(b, m.Prewrite(seg, 0, ChunkBlocks))
+				prewrite(b, m, seg, 0, ChunkBlocks)
 			}
 			data, zero := pattern(BlockSize, 1), pattern(BlockSize, 0)
 			segs := *m.segs.Load()
@@ -101,8 +101,8 @@ func TestFlushSyncsWhatMustBe(t *testing.T) {
 	for seg := range uint32(3) {
 		must(t, m.EnsureSegment(seg))
 	}
-	must(t, m.Prewrite(0, 0, 2*ChunkBlocks))
-	must(t, m.MarkPrewritten(1, 0, ChunkBlocks))
+	prewrite(t, m, 0, 0, 2*ChunkBlocks)
+	must(t, m.MarkWritten(1, 0, ChunkBlocks))
 	data := pattern(2*BlockSize, 1)
 	for _, c := range []struct {
 		what  string
@@ -115,6 +115,11 @@ func TestFlushSyncsWhatMustBe(t *testing.T) {
 		{"not written ahead", func() error { return m.WriteAt(data, 2<<18, 0) }, "0 0 1 1"},
 		{"nothing more", func() error { return nil }, "0 0 0 1"},
 		{"half in, half out", func() error { return m.WriteAt(data, 2*ChunkBlocks-1, 0) }, "1 0 0 1"},
+		{"reserved", func() error { return errors.Join(m.Reserve(2, 2048, 3072), m.WriteAt(data, 2<<18+2048, 0)) }, "0 0 1 1"},
+		{"zeroes over the rest", func() error { return m.Zero(2, []Range{{2050, 3072}}) }, "0 0 0 1"},
+		{"not marked", func() error { return m.WriteAt(data, 2<<18+2050, 0) }, "0 0 1 1"},
+		{"marked", func() error { return errors.Join(m.MarkWritten(2, 2048, 3072), m.WriteAt(data, 2<<18+2050, 0)) }, "0 0 0 1"},
+		{"an earlier process's", func() error { return m.MarkUnsynced(1) }, "0 1 0 1"},
 		{"punched", func() error { return errors.Join(m.Punch(0, 0, 1), m.WriteAt(data, 5, 0)) }, "1 0 0 1"},
 		{"a read", func() error { return m.ReadAt(data, 2<<18, 0) }, "0 0 0 1"},
 	} {
@@ -167,16 +172,23 @@ func TestFailedFlushIsFinal(t *testing.T) {
 	}
 }
 
-func TestFailedPrewriteIsFinal(t *testing.T) {
-	r := newRecorder()
-	m := mustCreate(t, r, testSpec(tempMember(t)))
-	must(t, m.EnsureSegment(0))
-	r.fail = "000000.seg"
-	if err := m.Prewrite(0, 0, ChunkBlocks); !errors.Is(err, ErrFlush) {
-		t.Errorf("prewrite: %v", err)
-	}
-	r.fail = ""
-	if err := m.Flush(); !errors.Is(err, ErrFlush) {
-		t.Errorf("the flush after: %v", err)
+func TestFailedReserveAndZeroAreFinal(t *testing.T) {
+	for what, do := range map[string]func(m *Member) error{
+		"reserve": func(m *Member) error { return m.Reserve(0, 0, ChunkBlocks) },
+		"zero":    func(m *Member) error { return m.Zero(0, []Range{{0, ChunkBlocks}}) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := newRecorder()
+			m := mustCreate(t, r, testSpec(tempMember(t)))
+			must(t, m.EnsureSegment(0))
+			r.fail = "000000.seg"
+			if err := do(m); !errors.Is(err, ErrFlush) {
+				t.Errorf("%s: %v", what, err)
+			}
+			r.fail = ""
+			if err := m.Flush(); !errors.Is(err, ErrFlush) {
+				t.Errorf("the flush after: %v", err)
+			}
+		})
 	}
 }

@@ -172,3 +172,11 @@ func (f recordedFile) Sync() error {
 	}
 	return f.File.Sync()
 }
+
+// prewrite makes chunks written, as the engine does.
+func prewrite(t testing.TB, m *Member, index, from, to uint32) {
+	t.Helper()
+	must(t, m.Reserve(index, from, to))
+	must(t, m.Zero(index, []Range{{from, to}}))
+	must(t, m.MarkWritten(index, from, to))
+}

@@ -125,5 +125,5 @@ func getBuffer(n int) *[]byte {
 
 func putBuffer(b *[]byte) { buffers[bits.Len(uint(len(*b)/BlockSize))-1].Put(b) }
 
-// zeroes is what is written ahead. Nobody writes to it.
+// zeroes is what Zero writes. Nobody writes to it.
 var zeroes = sync.OnceValue(func() []byte { return fsys.AlignedBuffer(ioBytes) })

@@ -9,12 +9,11 @@ import (
 
 // Sizes, in the units named.
 const (
-	BlockSize      = 4096    // bytes
-	SegmentBlocks  = 1 << 18 // blocks of a segment
-	SegmentBytes   = SegmentBlocks * BlockSize
-	ChunkBlocks    = 1024     // blocks: what is known to be written ahead is known by whole chunks
-	PrewriteWindow = 64 << 20 // bytes that a caller should keep written ahead of its allocator
-	MaxSegments    = 1_000_000
+	BlockSize     = 4096    // bytes
+	SegmentBlocks = 1 << 18 // blocks of a segment
+	SegmentBytes  = SegmentBlocks * BlockSize
+	ChunkBlocks   = 1024 // blocks: what is known to be written is known by whole chunks
+	MaxSegments   = 1_000_000
 	// MinDevice is the smallest block device that is taken, in bytes. XFS itself refuses less than 300 MiB.
 	MinDevice = 512 << 20
 

@@ -96,13 +96,13 @@ func TestReadAndWrite(t *testing.T) {
 	})
 }
 
-func TestPrewriteAndPunch(t *testing.T) {
+func TestReserveZeroAndPunch(t *testing.T) {
 	eachPlace(t, func(t *testing.T, dir string) {
 		m := mustCreate(t, fsys.OS(), testSpec(dir))
 		must(t, m.EnsureSegment(0))
 		before, err := m.Usage()
 		must(t, err)
-		must(t, m.Prewrite(0, 1024, 1024+8192)) // 32 MiB
+		prewrite(t, m, 0, 1024, 1024+8192) // 32 MiB
 		after, err := m.Usage()
 		must(t, err)
 		// The folder's file system is the whole machine's: others use it at the same time.
@@ -117,12 +117,14 @@ func TestPrewriteAndPunch(t *testing.T) {
 		must(t, m.Punch(0, 1024, 8192))
 		wantData(t, m, 2048, 0, make([]byte, 64<<10))
 		for name, err := range map[string]error{
-			"backwards":     m.Prewrite(0, 10, 9),
-			"beyond":        m.Prewrite(0, 0, SegmentBlocks+1),
-			"nowhere":       m.Prewrite(9, 0, 10),
+			"backwards":     m.Reserve(0, 10, 9),
+			"beyond":        m.Reserve(0, 0, SegmentBlocks+1),
+			"nowhere":       m.Reserve(9, 0, 10),
+			"zero beyond":   m.Zero(0, []Range{{0, 1}, {1, SegmentBlocks + 1}}),
+			"unsynced":      m.MarkUnsynced(9),
 			"punch beyond":  m.Punch(0, SegmentBlocks-1, 2),
 			"punch huge":    m.Punch(0, 1, 1<<32-1),
-			"marked beyond": m.MarkPrewritten(0, 0, SegmentBlocks+1),
+			"marked beyond": m.MarkWritten(0, 0, SegmentBlocks+1),
 		} {
 			if !errors.Is(err, ErrOutOfRange) {
 				t.Errorf("%s: %v", name, err)
@@ -189,7 +191,7 @@ func TestReadOnly(t *testing.T) {
 	m = mustOpen(t, fsys.OS(), dir, Options{ReadOnly: true})
 	wantData(t, m, 0, 0, make([]byte, 4096))
 	for name, err := range map[string]error{
-		"write": m.WriteAt(make([]byte, 4096), 0, 0), "prewrite": m.Prewrite(0, 0, 1), "punch": m.Punch(0, 0, 1), "segment": m.EnsureSegment(1),
+		"write": m.WriteAt(make([]byte, 4096), 0, 0), "reserve": m.Reserve(0, 0, 1), "zero": m.Zero(0, []Range{{0, 1}}), "punch": m.Punch(0, 0, 1), "segment": m.EnsureSegment(1),
 		"size": m.SetSize(1 << 30), "ballast": m.ReleaseBallast(), "destroy": m.Destroy(),
 	} {
 		if !errors.Is(err, ErrReadOnly) {

@@ -131,47 +131,88 @@ func (m *Member) openSegments(flags fsys.OpenFlags, deadline time.Time) error {
 	return nil
 }
 
-// Prewrite writes zeroes over blocks [from, to) of a segment, ahead of the allocator, and makes that durable. No block of the range may be in use. The
-// space is reserved first, so that a full file system is noticed before anything is written.
-func (m *Member) Prewrite(index, from, to uint32) error {
+// Reserve takes the file system's space for blocks [from, to) of a segment, durably, and writes nothing: they lie in unwritten extents then, and a write
+// there makes the next Flush sync the file. No block of the range may be in use. Where there is not enough space for all, none stays taken.
+//
+// A later write there needs no space for data. Turning an unwritten extent into a written one may need a block for the file's extent tree; ext4 and XFS
+// both take that from reserves of their own that no writer of data can use up.
+func (m *Member) Reserve(index, from, to uint32) error {
 	s, err := m.freeRange(index, from, to)
 	if err != nil {
-		return fmt.Errorf("write ahead: %w", err)
+		return fmt.Errorf("reserve: %w", err)
 	}
-	off, end := int64(from)*BlockSize, int64(to)*BlockSize
-	if err := s.file.Allocate(off, end-off); err != nil {
-		return fmt.Errorf("write ahead in segment %d: %w", index, wrap(err))
+	off, n := int64(from)*BlockSize, int64(to-from)*BlockSize
+	if n == 0 {
+		return nil
 	}
-	for off < end {
-		n := min(end-off, ioBytes)
-		if _, err := s.file.WriteAt(zeroes()[:n], off); err != nil {
-			return fmt.Errorf("write ahead in segment %d at byte %d: %w", index, off, wrap(err))
+	if err := s.file.Allocate(off, n); err != nil {
+		// ext4 keeps what it found before there was no more, and the metadata would have none left.
+		err = fmt.Errorf("reserve in segment %d: %w", index, wrap(err))
+		if perr := s.file.Punch(off, n); perr != nil {
+			err = errors.Join(err, perr)
 		}
-		m.counters.prewritten.Add(n)
-		off += n
+		return err
 	}
 	if err := s.file.Sync(); err != nil {
 		return m.fail(fmt.Errorf("%w: segment %d: %w", ErrFlush, index, err))
 	}
-	s.setWritten(from, to)
 	return nil
 }
 
-// MarkPrewritten tells the member what the caller's records say of blocks [from, to) of a segment: a Prewrite of them has returned nil.
-func (m *Member) MarkPrewritten(index, from, to uint32) error {
+// Range is a stretch of a segment's blocks.
+type Range struct{ From, To uint32 }
+
+// Zero writes zeroes over ranges of a segment that were reserved, and makes that durable. No block of them may be in use. The file's sync covers every
+// write to the segment that returned before the call, too.
+func (m *Member) Zero(index uint32, ranges []Range) error {
+	var s *segment
+	for _, r := range ranges {
+		var err error
+		if s, err = m.freeRange(index, r.From, r.To); err != nil {
+			return fmt.Errorf("write zeroes: %w", err)
+		}
+		for off, end := int64(r.From)*BlockSize, int64(r.To)*BlockSize; off < end; {
+			n := min(end-off, ioBytes)
+			if _, err := s.file.WriteAt(zeroes()[:n], off); err != nil {
+				return fmt.Errorf("write zeroes to segment %d at byte %d: %w", index, off, wrap(err))
+			}
+			m.counters.prewritten.Add(n)
+			off += n
+		}
+	}
+	if s == nil {
+		return nil
+	}
+	if err := s.file.Sync(); err != nil {
+		return m.fail(fmt.Errorf("%w: segment %d: %w", ErrFlush, index, err))
+	}
+	return nil
+}
+
+// MarkWritten tells the member what its caller knows of blocks [from, to) of a segment: each was written by a WriteAt or Zero that had returned before a
+// sync of the file, by a Flush or Zero, began, and that returned nil. A flush of the device alone makes later writes there durable.
+//
+// A write to such a block may be under way meanwhile, and then not count as one to an unwritten extent: it is none, as the block was written before.
+func (m *Member) MarkWritten(index, from, to uint32) error {
 	s, err := m.freeRange(index, from, to)
 	if err != nil {
-		return fmt.Errorf("mark as written ahead: %w", err)
+		return fmt.Errorf("mark as written: %w", err)
 	}
-	s.setWritten(from, to)
+	eachChunk(from, to, true, func(word int, bit uint64) { s.written[word].Or(bit) })
 	return nil
 }
 
-func (s *segment) setWritten(from, to uint32) {
-	eachChunk(from, to, true, func(word int, bit uint64) { s.written[word].Or(bit) })
+// MarkUnsynced makes the next Flush sync a segment's file: an earlier process may have written to unwritten extents and died before a sync of them.
+func (m *Member) MarkUnsynced(index uint32) error {
+	s, err := m.freeRange(index, 0, 0)
+	if err != nil {
+		return fmt.Errorf("mark as unsynced: %w", err)
+	}
+	s.dirty.Add(1)
+	return nil
 }
 
-// Punch gives the space of n blocks of a segment back to the file system. They read as zeroes, and must be written ahead again before they are used.
+// Punch gives the space of n blocks of a segment back to the file system. They read as zeroes, and must be reserved again before they are used.
 func (m *Member) Punch(index, from, n uint32) error {
 	if n > SegmentBlocks {
 		return fmt.Errorf("punch: %w: %d blocks of a segment", ErrOutOfRange, n)

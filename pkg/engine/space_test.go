@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+)
+
+// until waits for something that the pool does by itself.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("%s: not within 30 s", what)
+		}
+	}
+}
+
+// memoryPool is a pool on a disk in memory, and what syncs its segments got.
+func memoryPool(t *testing.T) (*testPool, *fsys.Mem, *fsys.Recorder) {
+	t.Helper()
+	disk := fsys.NewMem()
+	seen := fsys.Record(disk)
+	o := testOptions(t)
+	o.fs, o.bootID = seen, &[16]byte{1}
+	p, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: "/pool", Size: MinPoolSize}, o)
+	must(t, err)
+	tp := &testPool{t, p, o, "/pool"}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			tp.check()
+		}
+		_ = tp.kill()
+	})
+	return tp, disk, seen
+}
+
+// quiet waits until the preparer has nothing to do.
+func (tp *testPool) quiet() {
+	tp.t.Helper()
+	until(tp.t, "the windows are full", func() bool {
+		return tp.alloc.Ready(alloc.Written) >= tp.preparing.window && tp.alloc.Ready(alloc.Reserved) >= tp.preparing.spare
+	})
+}
+
+func (tp *testPool) kinds() (has [2]int) {
+	tp.t.Helper()
+	segments, err := readSegments(tp.store.db)
+	must(tp.t, err)
+	for _, s := range segments {
+		has[alloc.Written] += s.Has[alloc.Written].Count()
+		has[alloc.Reserved] += s.Has[alloc.Reserved].Count()
+	}
+	return has
+}
+
+// segmentSyncs flushes a volume and counts the syncs of segments that takes.
+func segmentSyncs(t *testing.T, v *Volume, seen *fsys.Recorder) (n int) {
+	t.Helper()
+	seen.Reset()
+	must(t, v.Flush())
+	for _, e := range seen.Events() {
+		if e.Op == fsys.OpSync && bytes.HasSuffix([]byte(e.Name), []byte(".seg")) {
+			n++
+		}
+	}
+	return n
+}
+
+// Large writes take reserved chunks, and their flush syncs the segment. A chunk whose every block is in use is written from then on: no flush of an
+// overwrite syncs the segment, after a reopening neither, and a power cut takes nothing.
+func TestFilledChunkIsWritten(t *testing.T) {
+	p, disk, seen := memoryPool(t)
+	v := p.volume("v", 16<<20)
+	p.quiet()
+	before := p.kinds()
+	zeroes := p.DataCounts().PrewrittenBytes
+	data := fill(t, v, 1) // four chunks, 1 MiB at a time
+	if n := segmentSyncs(t, v, seen); n != 1 {
+		t.Fatalf("%d syncs of the segment", n)
+	}
+	if got := p.DataCounts().PrewrittenBytes; got != zeroes {
+		t.Fatalf("%d bytes of zeroes were written for large writes", got-zeroes)
+	}
+	if now := p.kinds(); now[alloc.Written] != before[alloc.Written]+4 {
+		t.Fatalf("written and reserved: %v, before %v", now, before)
+	}
+	overwrite := func(b byte) {
+		copy(data[5<<20:], bytes.Repeat([]byte{b}, BlockSize))
+		_, err := v.WriteAt(data[5<<20:5<<20+BlockSize], 5<<20)
+		must(t, err)
+	}
+	overwrite(2)
+	if n := segmentSyncs(t, v, seen); n != 0 {
+		t.Fatalf("%d syncs of the segment for an overwrite", n)
+	}
+	must(t, p.kill())
+	p.reopen()
+	v = p.open("v")
+	must(t, v.Flush()) // what the process before may have left unsynced
+	overwrite(3)
+	if n := segmentSyncs(t, v, seen); n != 0 {
+		t.Fatalf("%d syncs of the segment for an overwrite after a reopening", n)
+	}
+	r := rand.New(rand.NewPCG(1, 9))
+	for range 8 {
+		o := testOptions(t)
+		o.fs, o.bootID = disk.CrashClone(r), &[16]byte{2}
+		left, err := OpenPool(t.Context(), "/pool", o)
+		must(t, err)
+		tp := &testPool{t, left, o, "/pool"}
+		expect(t, tp.open("v"), data)
+		tp.check()
+		must(t, tp.kill())
+	}
+}
+
+// What a large write leaves of its chunk is written with zeroes when the pool is idle, beside the data there.
+func TestPartialChunkIsFinished(t *testing.T) {
+	p, _, seen := memoryPool(t)
+	v := p.volume("v", 1<<20)
+	p.quiet()
+	before := p.kinds()
+	data := fill(t, v, 1)
+	must(t, v.Flush())
+	must(t, v.Close(t.Context())) // gives its chunk up
+	until(t, "the chunk is written", func() bool { return p.kinds()[alloc.Written] == before[alloc.Written]+1 })
+	v = p.open("v")
+	expect(t, v, data)
+	_, err := v.WriteAt(data[:BlockSize], 0)
+	must(t, err)
+	if n := segmentSyncs(t, v, seen); n != 0 {
+		t.Fatalf("%d syncs of the segment", n)
+	}
+}
+
+// A sync that fails while zeroes are written is a failed flush: the kernel may have dropped writes that no flush has covered.
+func TestFailedZeroesFailThePool(t *testing.T) {
+	disk := fsys.Fault(fsys.NewMem())
+	o := testOptions(t)
+	o.fs, o.bootID, o.Observer = disk, &[16]byte{1}, nil
+	p, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: "/pool", Size: MinPoolSize}, o)
+	must(t, err)
+	tp := &testPool{t, p, o, "/pool"}
+	defer tp.kill()
+	v := tp.volume("v", 1<<20)
+	tp.quiet()
+	fill(t, v, 1)
+	must(t, v.Flush())
+	disk.Add(fsys.Rule{Op: fsys.OpSync, Glob: "*.seg", Err: errors.New("the device has gone")})
+	must(t, v.Close(t.Context()))
+	until(t, "the pool has failed", func() bool { return p.Info().State == "Failed" })
+}
+
+// Space that is free and beyond what is kept is punched, reserved chunks like written ones, and can be used again.
+func TestSpaceGoesBack(t *testing.T) {
+	p, _, seen := memoryPool(t)
+	v := p.volume("v", 128<<20)
+	p.quiet()
+	fill(t, v, 1)
+	must(t, v.Discard(0, v.Size()))
+	must(t, v.Flush())
+	until(t, "what was discarded is free", func() bool { free, held, _ := p.alloc.Free(); return held == 0 && free > 128<<20/BlockSize })
+	for kind, keep := range map[alloc.Kind]int64{alloc.Written: 0, alloc.Reserved: 0} {
+		seg, k, ok, err := p.alloc.TakeBack(kind, keep)
+		must(t, err)
+		if !ok {
+			t.Fatalf("nothing of kind %d to give back", kind)
+		}
+		seen.Reset()
+		must(t, p.punch(seg, k))
+		punched := false
+		for _, e := range seen.Events() {
+			punched = punched || (e.Op == fsys.OpPunch && e.Off == int64(k)*alloc.ChunkBlocks*BlockSize)
+		}
+		if s := p.alloc.Spaced(seg); !punched || s.Has(k) {
+			t.Fatalf("chunk %d: punched %v", k, punched)
+		}
+	}
+	expect(t, v, make([]byte, v.Size()))
+	expect(t, v, fill(t, v, 2))
+}
