@@ -31,7 +31,8 @@ func keep(ctx context.Context, socket string) error {
 		return fmt.Errorf("make the socket's folder: %w", err)
 	}
 	klog.InfoS("keeper starts", "version", buildVersion(), "socket", socket)
-	err := keeper.Serve(ctx, socket, func() { klog.InfoS("keeper answers", "socket", socket) })
+	err := keeper.Serve(ctx, socket, func() { klog.InfoS("keeper answers", "socket", socket) },
+		func(message string, kv ...any) { klog.InfoS(message, kv...) })
 	if errors.Is(err, keeper.ErrHandedOver) {
 		klog.InfoS("keeper ends: its successor has everything")
 		return nil

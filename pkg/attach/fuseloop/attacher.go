@@ -10,6 +10,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/attach"
 	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/loopdev"
 )
 
 // mechanism is the name in attach.Info.
@@ -28,9 +29,10 @@ type Config struct {
 // Attacher implements attach.Attacher.
 type Attacher struct {
 	config Config
-	loops  loops
+	loops  loopdev.Folder
 	mem    *memory
 	keeper *keeper.Client // nil: none
+	tap    func(uint32)   // see server
 	ctx    context.Context
 	cancel context.CancelFunc
 	guards sync.WaitGroup
@@ -65,7 +67,7 @@ func New(c Config) *Attacher {
 	if c.Event == nil {
 		c.Event = func(string, ...any) {}
 	}
-	a := &Attacher{config: c, loops: loops{dev: c.Dev}, mem: newMemory(max(c.Memory, 4*maxIO)), served: make(map[string]*attachment),
+	a := &Attacher{config: c, loops: loopdev.Folder(c.Dev), mem: newMemory(max(c.Memory, 4*maxIO)), served: make(map[string]*attachment),
 		turns: make(map[string]*turn)}
 	if c.Keeper != "" {
 		a.keeper = keeper.NewClient(c.Keeper)
@@ -178,8 +180,8 @@ func (a *Attacher) List(ctx context.Context) ([]attach.Info, error) {
 
 func (a *Attacher) info(id string, r record, serving bool) attach.Info {
 	i := attach.Info{ID: id, Mechanism: mechanism, Meta: r.Meta, ReadOnly: r.ReadOnly, SectorSize: r.Sector, Serving: serving}
-	if n, err := a.loops.find(r); err == nil && n != noLoop {
-		i.Path = a.loops.path(n)
+	if n, err := a.loops.Find(r.Loop, r.Name); err == nil && n != loopdev.None {
+		i.Path = a.loops.Path(n)
 	}
 	return i
 }
@@ -202,7 +204,7 @@ func (a *Attacher) prune(ctx context.Context, id string) (live bool, err error) 
 	if err != nil {
 		return false, fmt.Errorf("attachment %q: %w", id, err)
 	}
-	if err := a.loops.clear(ctx, rec); err != nil {
+	if err := a.clear(ctx, id, rec); err != nil {
 		return false, fmt.Errorf("attachment %q was aborted: %w", id, err)
 	}
 	if err := a.keeper.Delete(ctx, id); err != nil && !errors.Is(err, keeper.ErrNotFound) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/attach"
 	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/loopdev"
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
@@ -37,12 +38,12 @@ var _ attach.Attachment = (*attachment)(nil)
 func (a *Attacher) newAttachment(id string, dev block.Device, fuse *os.File, name string, ro bool) *attachment {
 	t := &attachment{a: a, id: id, dev: dev, fuse: fuse, done: make(chan struct{})}
 	t.server = newServer(fuse, dev, a.mem, name, ro, a.config.Readers)
-	t.server.released = t.released
+	t.server.released, t.server.tap = t.released, a.tap
 	return t
 }
 
 func (t *attachment) ID() string            { return t.id }
-func (t *attachment) Path() string          { return t.a.loops.path(t.record().Loop) }
+func (t *attachment) Path() string          { return t.a.loops.Path(t.record().Loop) }
 func (t *attachment) Done() <-chan struct{} { return t.done }
 
 func (t *attachment) record() record {
@@ -70,15 +71,24 @@ func (t *attachment) watch() {
 	t.finish(t.server.failure())
 }
 
-// released is called when the loop driver has closed the file. Unless we asked for that, somebody took the device away (losetup -d).
+// released is called when the loop driver has closed the file. Unless we asked for that, somebody took the device away (losetup -d). It may also be an
+// earlier device's, which a dead process cleared and whose RELEASE nobody had read: so what counts is whether there is a device when nobody works on that.
 func (t *attachment) released() {
-	t.mu.Lock()
-	ours := t.ours
-	t.mu.Unlock()
-	if !ours {
+	go func() {
+		unlock, err := t.a.lock(t.a.ctx, t.id)
+		if err != nil {
+			return // closed
+		}
+		defer unlock()
+		if t.isOurs() {
+			return
+		}
+		if n, err := t.a.loops.Find(t.rec.Loop, t.rec.Name); err != nil || n != loopdev.None {
+			return
+		}
 		t.server.fail(fmt.Errorf("the loop device of %q was cleared by somebody else: %w", t.id, attach.ErrGone))
 		t.server.stop()
-	}
+	}()
 }
 
 // finish closes Done, once.
@@ -93,6 +103,12 @@ func (t *attachment) finish(err error) {
 		t.err = err
 	}
 	close(t.done)
+}
+
+func (t *attachment) isOurs() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ours
 }
 
 func (t *attachment) setOurs(ours bool) {
@@ -136,31 +152,7 @@ func (t *attachment) Resize(ctx context.Context) error {
 		return fmt.Errorf("resize attachment %q: %w", t.id, attach.ErrClosed)
 	default:
 	}
-	want := t.dev.Size() / int64(t.rec.Sector) * int64(t.rec.Sector)
-	return t.unlessStuck(ctx, func() error {
-		if err := refresh(t.pin, t.rec.ReadOnly); err != nil {
-			return err
-		}
-		shown, err := t.a.loops.grow(t.rec.Loop)
-		if err == nil && shown < want {
-			err = fmt.Errorf("%s shows %d bytes of %d after growing", t.Path(), shown, want)
-		}
-		return err
-	})
-}
-
-// unlessStuck runs f, which asks our own server something through the kernel, and stops waiting for it when ctx is done or the server has ended.
-func (t *attachment) unlessStuck(ctx context.Context, f func() error) error {
-	result := make(chan error, 1)
-	go func() { result <- f() }()
-	select {
-	case err := <-result:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("attachment %q, waiting for its own server: %w", t.id, ctx.Err())
-	case <-t.server.ended:
-		return fmt.Errorf("attachment %q, waiting for its own server: %w", t.id, attach.ErrClosed)
-	}
+	return t.grow(ctx)
 }
 
 // Detach implements attach.Attachment. Each step can be done again: clear the loop device (its file identity finds it), forget the record, drop the
@@ -180,7 +172,7 @@ func (t *attachment) Detach(ctx context.Context) error {
 		return fmt.Errorf("detach attachment %q: %w: it is another's by now", t.id, attach.ErrGone)
 	}
 	t.setOurs(true)
-	if err := t.a.loops.clear(ctx, t.rec); err != nil {
+	if err := t.a.clear(ctx, t.id, t.rec); err != nil {
 		t.setOurs(false)
 		return fmt.Errorf("attachment %q: %w", t.id, err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/attach"
 	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/loopdev"
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
@@ -36,7 +37,10 @@ func (a *Attacher) Attach(ctx context.Context, id string, dev block.Device, o at
 	if err != nil {
 		return nil, fmt.Errorf("attach %q: %w", id, err)
 	}
-	if err := t.show(ctx, true); err != nil {
+	if err = t.store(ctx); err == nil {
+		err = t.show(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("attach %q: %w", id, err), t.undo())
 	}
 	return t, nil
@@ -52,7 +56,7 @@ func (a *Attacher) vacant(ctx context.Context, id string) error {
 		if alive(t.fuse) {
 			return fmt.Errorf("attachment %q: %w", id, attach.ErrExists)
 		}
-		if err := errors.Join(a.loops.clear(ctx, t.rec), t.leave(ctx)); err != nil {
+		if err := errors.Join(a.clear(ctx, id, t.rec), t.leave(ctx)); err != nil {
 			return err
 		}
 	}
@@ -92,8 +96,8 @@ func (a *Attacher) serveNew(ctx context.Context, id string, dev block.Device, o 
 	return t, nil
 }
 
-// introduce waits for INIT and finds out what the file is. The calls that ask our own server something need no deadline: it has nothing else to do
-// yet, and when it ends the kernel fails them.
+// introduce waits for INIT and finds out what the file is. If this process dies meanwhile, its descriptors of /dev/fuse are the last: the kernel then fails
+// what waits for them.
 func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) error {
 	select {
 	case <-t.server.ready:
@@ -108,46 +112,30 @@ func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) 
 	if t.a.keeper != nil && t.server.proto.Caps&capResend == 0 {
 		return errNoResend
 	}
-	pin, err := m.pin(t.server.name)
+	pin, err := t.a.pin(ctx, t.id, t.server.name, m.root)
 	if err != nil {
 		return err
 	}
 	t.pin = pin
 	id, err := identify(pin)
-	t.rec = record{File: id, Name: t.server.name, Loop: noLoop, ReadOnly: o.ReadOnly, Sector: o.SectorSize, Protocol: t.server.proto, Meta: o.Meta}
+	t.rec = record{File: id, Name: t.server.name, Loop: loopdev.None, ReadOnly: o.ReadOnly, Sector: o.SectorSize, Protocol: t.server.proto, Meta: o.Meta}
 	return err
 }
 
-// show stores the attachment with the keeper and puts a loop device before the file. fresh: the record is new.
-func (t *attachment) show(ctx context.Context, fresh bool) error {
-	if t.a.keeper != nil && fresh {
-		r, err := t.keeperRecord()
-		if err != nil {
-			return err
-		}
-		if err := t.a.keeper.Put(ctx, r, true, t.fuse, t.pin); err != nil {
-			if errors.Is(err, keeper.ErrExists) {
-				return fmt.Errorf("%w (%w)", attach.ErrExists, err)
-			}
-			return err
-		}
+// store gives the descriptors and the record to the keeper.
+func (t *attachment) store(ctx context.Context) error {
+	if t.a.keeper == nil {
+		return nil
 	}
-	file, err := reopen(t.pin, t.rec.ReadOnly)
+	r, err := t.keeperRecord()
 	if err != nil {
 		return err
 	}
-	n, err := t.a.loops.configure(file, t.rec.Name, t.rec.Sector, t.rec.ReadOnly)
-	if cerr := file.Close(); err == nil {
-		err = cerr
+	err = t.a.keeper.Put(ctx, r, true, t.fuse, t.pin)
+	if errors.Is(err, keeper.ErrExists) {
+		return fmt.Errorf("%w (%w)", attach.ErrExists, err)
 	}
-	if err != nil {
-		return err
-	}
-	t.setLoop(n)
-	if err := t.a.loops.check(n, t.rec.ReadOnly); err != nil {
-		return err
-	}
-	return t.updateRecord(ctx)
+	return err
 }
 
 func (t *attachment) updateRecord(ctx context.Context) error {
@@ -166,7 +154,7 @@ func (t *attachment) undo() error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 	defer cancel()
 	t.setOurs(true)
-	err := t.a.loops.clear(ctx, t.rec)
+	err := t.a.clear(ctx, t.id, t.rec)
 	if err == nil && t.a.keeper != nil {
 		if err = t.a.keeper.Delete(ctx, t.id); errors.Is(err, keeper.ErrNotFound) {
 			err = nil
@@ -194,8 +182,7 @@ func (a *Attacher) Resume(ctx context.Context, id string, dev block.Device) (att
 	if err != nil {
 		return nil, fmt.Errorf("resume %q: %w", id, err)
 	}
-	n, err := a.fits(rec, dev)
-	if err != nil {
+	if err := a.fits(rec, dev); err != nil {
 		closeFiles(files)
 		return nil, fmt.Errorf("resume %q: %w", id, err)
 	}
@@ -211,7 +198,9 @@ func (a *Attacher) Resume(ctx context.Context, id string, dev block.Device) (att
 		return nil, fmt.Errorf("resume %q: %w", id, err)
 	}
 	go t.watch()
-	if err := t.reappear(ctx, n); err != nil {
+	// Now that it is served, what the dead process had under way at the keeper can end, and Show comes after it. It makes a device where the dead process had
+	// not come so far, or had begun to detach.
+	if err := t.show(ctx); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("resume %q: %w", id, err), t.leave(ctx))
@@ -219,21 +208,21 @@ func (a *Attacher) Resume(ctx context.Context, id string, dev block.Device) (att
 	return t, nil
 }
 
-// fits finds the record's loop device, and refuses a dev that cannot be what was behind it.
-func (a *Attacher) fits(rec record, dev block.Device) (int, error) {
+// fits refuses a dev that cannot be what was behind the record's loop device.
+func (a *Attacher) fits(rec record, dev block.Device) error {
 	if _, err := (attach.Options{SectorSize: rec.Sector}).Check(dev); err != nil {
-		return noLoop, err
+		return err
 	}
-	n, err := a.loops.find(rec)
-	if err != nil || n == noLoop {
-		return n, err
+	n, err := a.loops.Find(rec.Loop, rec.Name)
+	if err != nil || n == loopdev.None {
+		return err
 	}
-	shown, err := a.loops.size(n)
+	shown, err := a.loops.Size(n)
 	if err == nil && shown > dev.Size() {
 		err = fmt.Errorf("%s shows %d bytes, and the device offered for it has %d: %w: not the same device?",
-			a.loops.path(n), shown, dev.Size(), attach.ErrInvalid)
+			a.loops.Path(n), shown, dev.Size(), attach.ErrInvalid)
 	}
-	return n, err
+	return err
 }
 
 // fetch gets the record and the two descriptors from the keeper.
@@ -261,16 +250,4 @@ func (a *Attacher) fetch(ctx context.Context, id string) (record, []*os.File, er
 		return record{}, nil, err
 	}
 	return rec, files, nil
-}
-
-// reappear goes on with loop device n, or makes one where the dead process had not come so far (or had begun to detach).
-func (t *attachment) reappear(ctx context.Context, n int) error {
-	if n == noLoop {
-		return t.show(ctx, false)
-	}
-	if n != t.rec.Loop {
-		t.setLoop(n)
-		return t.updateRecord(ctx)
-	}
-	return nil
 }

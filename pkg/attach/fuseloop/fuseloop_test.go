@@ -15,18 +15,25 @@ import (
 	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
 )
 
-// TestMain serves an attachment instead of testing when it is started again by the SIGKILL test: arguments "serve", keeper's socket, id, image.
+// TestMain does something else than test when it is started again: as the SIGKILL test's server (arguments "serve", keeper's socket, id, image), as the process
+// that dies in TestKilledWhileItWaits ("die", and die's), or as one that reads ahead ("readahead", a device).
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(32) // as the package's documentation asks
-	if len(os.Args) == 5 && os.Args[1] == "serve" {
-		a := New(Config{Keeper: os.Args[2]})
-		if err := attachtest.Child(a, os.Args[3], os.Args[4], os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	var err error
+	switch args := os.Args[1:]; {
+	case len(args) == 4 && args[0] == "serve":
+		err = attachtest.Child(New(Config{Keeper: args[1]}), args[2], args[3], os.Stdin, os.Stdout)
+	case len(args) == 6 && args[0] == "die":
+		err = die(args[1], args[2], args[3], args[4], args[5])
+	case len(args) == 2 && args[0] == "readahead":
+		err = willNeed(args[1])
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // need skips a test where the machine lacks something, and says what.
@@ -45,7 +52,7 @@ func startKeeper(t testing.TB, socket string) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done, ready := make(chan error, 1), make(chan struct{})
-	go func() { done <- keeper.Serve(ctx, socket, func() { close(ready) }) }()
+	go func() { done <- keeper.Serve(ctx, socket, func() { close(ready) }, nil) }()
 	select {
 	case <-ready:
 	case err := <-done:

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/loopdev"
 )
 
 // mount is a FUSE file system that is mounted nowhere: it lives by the descriptors of its one file. So there is no folder to make or to leave
@@ -32,7 +34,7 @@ func newMount() (*mount, error) {
 }
 
 func openFuse() (*os.File, error) {
-	f, err := openPlain("/dev/fuse", unix.O_RDWR)
+	f, err := loopdev.OpenPlain("/dev/fuse", unix.O_RDWR)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/fuse (is the fuse module loaded?): %w", err)
 	}
@@ -62,43 +64,6 @@ func mountRoot(fuse *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(root), "fuse root"), nil
 }
 
-// pin opens the file as a place (O_PATH): that keeps the mount, asks nothing of the server when it is closed, and can be opened for I/O and looked
-// at by a later process. The server must be running.
-func (m *mount) pin(name string) (*os.File, error) {
-	fd, err := unix.Openat(int(m.root.Fd()), name, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("find %s in its mount: %w", name, err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-// openPlain opens without telling Go's poller. os.OpenFile offers each file to epoll, and the kernel then asks a FUSE file's server (FUSE_POLL) with
-// epoll's lock held; where the server is this process, its threads may be waiting for that very lock.
-func openPlain(path string, flags int) (*os.File, error) {
-	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
-		switch {
-		case err == nil:
-			return os.NewFile(uintptr(fd), path), nil
-		case !errors.Is(err, unix.EINTR):
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-	}
-}
-
-// reopen opens a pinned file for I/O.
-func reopen(pin *os.File, readOnly bool) (*os.File, error) {
-	flags := unix.O_RDWR
-	if readOnly {
-		flags = unix.O_RDONLY
-	}
-	f, err := openPlain(fmt.Sprintf("/proc/self/fd/%d", pin.Fd()), flags)
-	if err != nil {
-		return nil, fmt.Errorf("open the file behind the device: %w", err)
-	}
-	return f, nil
-}
-
 // identity is what tells a file from every other one on the machine.
 type identity struct {
 	Dev uint64 `json:"dev"`
@@ -106,25 +71,12 @@ type identity struct {
 }
 
 func identify(f *os.File) (identity, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	var st unix.Statx_t
+	// DONT_SYNC: the server, this process, is not asked.
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
 		return identity{}, fmt.Errorf("look at %s: %w", f.Name(), err)
 	}
-	return identity{Dev: st.Dev, Ino: st.Ino}, nil
-}
-
-// refresh makes the kernel take the file's size from the server. It asks by setting the mode to what it is: the kernel applies what SETATTR answers
-// always, and what GETATTR answers only if no request of the file ended meanwhile, which under load is seldom.
-func refresh(pin *os.File, readOnly bool) error {
-	raw, err := pin.SyscallConn()
-	if err == nil { // Control: it may be closed meanwhile, when the caller has stopped waiting
-		cerr := raw.Control(func(fd uintptr) { err = unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), fileMode(readOnly)) })
-		err = errors.Join(err, cerr)
-	}
-	if err != nil {
-		return fmt.Errorf("ask for the new size of %s: %w", pin.Name(), err)
-	}
-	return nil
+	return identity{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino}, nil
 }
 
 // alive tells whether the connection behind a /dev/fuse descriptor still has a mount.

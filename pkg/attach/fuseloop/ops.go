@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/loopdev"
 	"github.com/rowan-csi/rowan/pkg/block"
 )
 
@@ -142,16 +143,9 @@ func (s *server) attr(node uint64) attributes {
 	case node == rootNode:
 		a.mode, a.nlink = unix.S_IFDIR|0o500, 2
 	default:
-		a.mode, a.size = unix.S_IFREG|fileMode(s.ro), s.dev.Size()
+		a.mode, a.size = unix.S_IFREG|loopdev.FileMode(s.ro), s.dev.Size()
 	}
 	return a
-}
-
-func fileMode(readOnly bool) uint32 {
-	if readOnly {
-		return 0o400
-	}
-	return 0o600
 }
 
 // reply answers with an error, or with the size bytes at the buffer's payload. The header goes right before them.

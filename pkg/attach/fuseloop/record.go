@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/rowan-csi/rowan/pkg/attach"
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/loopdev"
 )
 
 // recordVersion is raised when an older version could not serve what a newer one wrote. Fields may be added without: unknown ones are ignored.
@@ -15,7 +16,7 @@ type record struct {
 	Version  int      `json:"version"`
 	File     identity `json:"file"`
 	Name     string   `json:"name"`
-	Loop     int      `json:"loop"` // a hint; what counts is which device has the file Name. noLoop before it was configured
+	Loop     int      `json:"loop"` // a hint; what counts is which device has the file Name. loopdev.None before it was configured
 	ReadOnly bool     `json:"readOnly,omitempty"`
 	Sector   int      `json:"sector"`
 	Protocol protocol `json:"protocol"`
@@ -39,7 +40,7 @@ func decodeRecord(b []byte) (record, error) {
 	if r.Version != recordVersion {
 		return r, fmt.Errorf("attachment record of version %d: this is %d: %w", r.Version, recordVersion, attach.ErrUnavailable)
 	}
-	if (r.Sector != 512 && r.Sector != 4096) || r.Loop < noLoop || r.Loop > 1<<20 || len(r.Meta) > attach.MaxMetaLen || r.File.Ino == 0 {
+	if (r.Sector != 512 && r.Sector != 4096) || r.Loop < loopdev.None || r.Loop > 1<<20 || len(r.Meta) > attach.MaxMetaLen || r.File.Ino == 0 {
 		return r, fmt.Errorf("attachment record %.200q does not make sense: %w", b, attach.ErrInvalid)
 	}
 	return r, nil

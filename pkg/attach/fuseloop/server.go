@@ -49,7 +49,8 @@ type server struct {
 	turns   chan *buffer // landing buffers: who takes one may read
 	leading atomic.Int32 // how many have one and may be reading
 
-	released func() // called when the kernel closed the file
+	released func()       // called when the kernel closed the file
+	tap      func(uint32) // where not nil, called with each request's opcode before it is carried out: tests die there
 	mu       sync.Mutex
 	err      error // the first thing that went wrong
 }
@@ -193,6 +194,9 @@ func (s *server) next(own, landing *buffer) *buffer {
 		defer s.pass(landing)
 		s.fail(err) // nothing to address an answer to
 		return own
+	}
+	if s.tap != nil {
+		s.tap(r.opcode)
 	}
 	charge := r.charge()
 	// Waiting here, with the turn, is what holds the attachment's later requests back.

@@ -93,7 +93,7 @@ func TestInterruptedDetach(t *testing.T) {
 		"before anything": func(*bench, *attachment) error { return nil },
 		"after the loop device was cleared": func(b *bench, at *attachment) error {
 			at.setOurs(true)
-			return b.loops.clear(b.ctx, at.rec)
+			return b.clear(b.ctx, id, at.rec)
 		},
 		"after the kernel was asked to clear it on last close": func(b *bench, at *attachment) error {
 			f, err := os.Open(at.Path())
@@ -134,7 +134,7 @@ func TestInterruptedDetach(t *testing.T) {
 		b := newBench(t)
 		at := b.attach(t, id, block.NewRAM(4<<20, 512))
 		at.setOurs(true)
-		if err := errors.Join(b.loops.clear(b.ctx, at.rec), b.keeper.Delete(b.ctx, id)); err != nil {
+		if err := errors.Join(b.clear(b.ctx, id, at.rec), b.keeper.Delete(b.ctx, id)); err != nil {
 			t.Fatal(err)
 		}
 		b.restart(t, true)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/attach"
@@ -14,6 +15,9 @@ import (
 
 // undoTimeout bounds what an attach that failed half-way still cleans up, although its caller may be gone.
 const undoTimeout = 30 * time.Second
+
+// resumeTimeout bounds the resuming of one device, most of which is a moment's work.
+const resumeTimeout = time.Minute
 
 // errNotResumed is why a device that outlived the last engine does not answer yet.
 var errNotResumed = errors.New("its pool is not open")
@@ -234,7 +238,8 @@ func (h *Host) recall(ctx context.Context) error {
 	return nil
 }
 
-// resumePool serves a pool's attachments again, under the pool's exclusive lock. One that fails stays listed as stalled.
+// resumePool serves a pool's attachments again, all at once, under the pool's exclusive lock: what the kernel still does for one of them may wait for
+// another (two may have taken the same loop device), and every one that waits is a device that does not answer. One that fails stays listed as stalled.
 func (h *Host) resumePool(ctx context.Context, pool string, p Pool) {
 	h.mu.Lock()
 	var todo []*attachment
@@ -244,13 +249,17 @@ func (h *Host) resumePool(ctx context.Context, pool string, p Pool) {
 		}
 	}
 	h.mu.Unlock()
+	var wg sync.WaitGroup
 	for _, a := range todo {
-		if err := h.resume(ctx, p, a); err != nil {
-			h.event(pool, "attachment does not resume", "volume", a.volume, "device", a.path(), "err", err)
-			continue
-		}
-		h.event(pool, "attachment resumed", "volume", a.volume, "device", a.path())
+		wg.Go(func() {
+			if err := h.resume(ctx, p, a); err != nil {
+				h.event(pool, "attachment does not resume", "volume", a.volume, "device", a.path(), "err", err)
+				return
+			}
+			h.event(pool, "attachment resumed", "volume", a.volume, "device", a.path())
+		})
 	}
+	wg.Wait()
 }
 
 func (h *Host) resume(ctx context.Context, p Pool, a *attachment) error {
@@ -259,7 +268,10 @@ func (h *Host) resume(ctx context.Context, p Pool, a *attachment) error {
 		return h.setStalled(a, err)
 	}
 	g := &gate{Device: v}
-	d, err := h.cfg.Attacher.Resume(ctx, ID(a.pool, a.volume), g)
+	// Bounded, because operations on the pool wait for it. Attaching the volume again tries again.
+	resuming, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	d, err := h.cfg.Attacher.Resume(resuming, ID(a.pool, a.volume), g)
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
@@ -270,7 +282,7 @@ func (h *Host) resume(ctx context.Context, p Pool, a *attachment) error {
 	h.mu.Unlock()
 	h.watch(a, d)
 	// The last engine may have died between growing the volume and its device.
-	if err := d.Resize(ctx); err != nil {
+	if err := d.Resize(resuming); err != nil {
 		h.event(a.pool, "resumed device does not show its volume's size: grow it to its present size", "volume", a.volume, "err", err)
 	}
 	return nil

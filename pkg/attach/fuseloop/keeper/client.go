@@ -158,8 +158,15 @@ func (k *Client) once(ctx context.Context, m message, files []*os.File, each fun
 	if err := c.send(m, numbers(files)...); err != nil {
 		return err
 	}
+	patience := exchange
+	if m.op == opWork {
+		patience = 0
+	}
 	for {
-		answer, got, err := c.receive(exchange)
+		answer, got, err := c.receive(patience)
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("wait for the keeper: %w", ctx.Err())
+		}
 		if err != nil {
 			return err
 		}

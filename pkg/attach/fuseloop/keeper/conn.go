@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -44,9 +45,9 @@ func (c conn) receive(patience time.Duration) (message, []*os.File, error) {
 		return message{}, nil, fmt.Errorf("set deadline: %w", err)
 	}
 	b, oob := make([]byte, MaxMessage+1), make([]byte, unix.CmsgSpace(4*MaxFDs))
-	n, oobn, flags, _, err := c.ReadMsgUnix(b, oob) // Go asks for close-on-exec
-	if err == nil && n == 0 && oobn == 0 {
-		err = io.EOF
+	n, oobn, flags, err := c.read(b, oob)
+	if errors.Is(err, io.EOF) {
+		n, oobn, flags, err = c.read(b, oob) // see read
 	}
 	if err != nil {
 		return message{}, nil, fmt.Errorf("receive: %w", err)
@@ -64,6 +65,16 @@ func (c conn) receive(patience time.Duration) (message, []*os.File, error) {
 		return message{}, nil, err
 	}
 	return m, files, nil
+}
+
+// read is recvmsg. EOF must be seen twice to be believed: the kernel (unix_dgram_recvmsg) looks into the queue, finds it empty, and then, in a step of its own,
+// looks whether the other end has closed. An answer that was sent between the two, right before the close, is in the queue, and EOF is what is returned.
+func (c conn) read(b, oob []byte) (n, oobn, flags int, err error) {
+	n, oobn, flags, _, err = c.ReadMsgUnix(b, oob) // Go asks for close-on-exec
+	if err == nil && n == 0 && oobn == 0 {
+		err = io.EOF
+	}
+	return n, oobn, flags, err
 }
 
 func rights(oob []byte) ([]*os.File, error) {

@@ -24,7 +24,7 @@ func start(t *testing.T, socket string) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{stop: cancel, done: make(chan error, 1)}
 	ready := make(chan struct{})
-	go func() { r.done <- Serve(ctx, socket, func() { close(ready) }) }()
+	go func() { r.done <- Serve(ctx, socket, func() { close(ready) }, nil) }()
 	t.Cleanup(cancel)
 	select {
 	case <-ready:
@@ -187,7 +187,7 @@ func TestHandoverThatFailsChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if stage > 0 {
-			s := &server{records: make(map[string]*record)}
+			s := newServer(0)
 			if err := s.collect(successor); err != nil {
 				t.Fatal(err)
 			}
@@ -226,7 +226,7 @@ func TestRestartAfterDeath(t *testing.T) {
 
 func TestRefusesAnotherUser(t *testing.T) {
 	socket := socketIn(t)
-	s := &server{uid: uint32(os.Geteuid()) + 1, records: make(map[string]*record)}
+	s := newServer(uint32(os.Geteuid()) + 1)
 	if err := s.start(t.Context(), socket); err != nil {
 		t.Fatal(err)
 	}

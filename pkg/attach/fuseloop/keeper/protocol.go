@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/rowan-csi/rowan/pkg/attach"
 )
 
 // Limits of the protocol.
@@ -33,6 +35,7 @@ const (
 	opDelete
 	opHandover
 	opWatch
+	opWork
 )
 
 // Answers.
@@ -64,7 +67,8 @@ var (
 )
 
 // codes are the errors that cross the socket.
-var codes = map[uint32]error{1: ErrNotFound, 2: ErrExists, 3: ErrFull, 4: ErrProtocol, 5: ErrVersion, 6: ErrPeer, 7: ErrHandedOver}
+var codes = map[uint32]error{1: ErrNotFound, 2: ErrExists, 3: ErrFull, 4: ErrProtocol, 5: ErrVersion, 6: ErrPeer, 7: ErrHandedOver,
+	8: attach.ErrInUse, 9: attach.ErrUnavailable, 10: attach.ErrInvalid, 11: attach.ErrGone}
 
 type message struct {
 	op    Op
@@ -110,7 +114,7 @@ func errorMessage(err error) message {
 	text := err.Error()
 	m := message{op: opError, data: []byte(text[:min(len(text), 1024)])}
 	for code, known := range codes {
-		if errors.Is(err, known) {
+		if errors.Is(err, known) && (m.flags == 0 || code < m.flags) { // the same one every time, where several are in it
 			m.flags = code
 		}
 	}

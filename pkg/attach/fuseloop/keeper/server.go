@@ -31,15 +31,24 @@ type server struct {
 	listener *net.UnixListener
 	lock     *os.File // flock of socket + ".lock": one keeper at a time
 
+	works *works
+	event func(message string, keysAndValues ...any)
+
 	mu      sync.Mutex // held for the whole of a handover, so that nothing changes meanwhile
 	records map[string]*record
 	over    bool // handed over
 }
 
 // Serve is the keeper of socket until ctx is done (it returns ctx's error and the descriptors are closed) or a successor took over (ErrHandedOver).
-// Where a keeper runs already, Serve takes over from it. ready, if not nil, is called once it answers.
-func Serve(ctx context.Context, socket string, ready func()) error {
-	s := &server{uid: uint32(os.Geteuid()), records: make(map[string]*record)}
+// Where a keeper runs already, Serve takes over from it. ready, if not nil, is called once it answers; event, if not nil, is told what no call can return.
+//
+// After a handover it returns when the works are done that it had begun; when ctx is done, at once. Then the process must end: a goroutine may be left that
+// waits in the kernel, and holds nothing but copies of a file's descriptor.
+func Serve(ctx context.Context, socket string, ready func(), event func(message string, keysAndValues ...any)) error {
+	s := newServer(uint32(os.Geteuid()))
+	if event != nil {
+		s.event = event
+	}
 	if err := s.start(ctx, socket); err != nil {
 		return err
 	}
@@ -47,6 +56,10 @@ func Serve(ctx context.Context, socket string, ready func()) error {
 		ready()
 	}
 	return s.serve(ctx)
+}
+
+func newServer(uid uint32) *server {
+	return &server{uid: uid, records: make(map[string]*record), works: newWorks(), event: func(string, ...any) {}}
 }
 
 // start binds the socket, or takes it over from the keeper that has it.
@@ -100,35 +113,62 @@ func (s *server) bind(socket string) error {
 }
 
 func (s *server) serve(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() { _ = s.listener.Close() })
-	defer stop()
+	accepting, stop := context.WithCancelCause(ctx) // until a handover, too
+	defer stop(nil)
+	unhook := context.AfterFunc(accepting, func() { _ = s.listener.Close() })
+	defer unhook()
 	var wg sync.WaitGroup
 	for {
 		c, err := s.listener.AcceptUnix()
 		if err != nil {
-			if ctx.Err() == nil && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) {
-				waitABit(ctx) // out of descriptors: what is kept must not be dropped for that
+			if accepting.Err() == nil && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) {
+				waitABit(accepting) // out of descriptors: what is kept must not be dropped for that
 				continue
 			}
-			cancel(fmt.Errorf("accept: %w", err)) // no-op when it ended for another reason
+			stop(fmt.Errorf("accept: %w", err)) // no-op when it ended for another reason
 			break
 		}
 		wg.Go(func() {
 			unhook := context.AfterFunc(ctx, func() { _ = c.Close() })
 			defer unhook()
 			defer func() { _ = c.Close() }()
-			if s.answer(ctx, conn{c}) {
-				cancel(ErrHandedOver)
+			over, err := s.answer(ctx, accepting, conn{c})
+			if over {
+				stop(ErrHandedOver)
+			}
+			if err != nil && ctx.Err() == nil {
+				s.event("a client did not get its answer", "error", err)
 			}
 		})
 	}
-	wg.Wait()
+	return s.end(ctx, context.Cause(accepting), &wg)
+}
+
+// end lets go of everything, once the connections have ended and, after a handover, the works.
+func (s *server) end(ctx context.Context, cause error, connections *sync.WaitGroup) error {
+	if !errors.Is(cause, ErrHandedOver) {
+		connections.Wait()
+	}
+	s.mu.Lock()
 	for _, r := range s.records {
 		closeAll(r.files)
 	}
-	return errors.Join(context.Cause(ctx), ignoreClosed(s.listener.Close()), s.lock.Close())
+	clear(s.records)
+	err := errors.Join(ignoreClosed(s.listener.Close()), s.lock.Close())
+	s.mu.Unlock()
+	if errors.Is(cause, ErrHandedOver) {
+		done := make(chan struct{})
+		go func() {
+			s.works.group.Wait()
+			connections.Wait()
+			close(done)
+		}()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	}
+	return errors.Join(cause, err)
 }
 
 // waitABit lets others close descriptors; there is nothing to wait for.
@@ -148,43 +188,46 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// answer does the one request of a connection; it returns true when everything was handed over.
-func (s *server) answer(ctx context.Context, c conn) bool {
+// answer does the one request of a connection; over is true when everything was handed over. The error is that of an answer that could not be sent.
+func (s *server) answer(ctx, accepting context.Context, c conn) (over bool, err error) {
 	m, files, err := c.receive(exchange)
 	if err == nil { // asked after reading: a connection closed with unread bytes loses the answer, too
 		err = c.checkPeer(s.uid)
 	}
 	if err != nil {
 		closeAll(files)
-		_ = c.send(errorMessage(err))
-		return false
+		return false, c.send(errorMessage(err))
 	}
 	switch m.op {
 	case opHandover:
 		closeAll(files)
-		return s.handOver(c) == nil
+		err := s.handOver(c)
+		return err == nil, err
 	case opWatch:
 		closeAll(files)
 		if c.send(message{op: opDone}) == nil {
+			unhook := context.AfterFunc(accepting, func() { _ = c.Close() })
+			defer unhook()
 			_, more, _ := c.receive(0) // until the client, or this keeper, goes
 			closeAll(more)
 		}
-		return false
+		return false, nil
+	case opWork:
+		return false, s.work(ctx, c, m, files)
 	}
 	s.mu.Lock()
 	answers, fds, err := s.change(m, files)
 	s.mu.Unlock()
 	defer closeAll(fds)
 	if err != nil {
-		_ = c.send(errorMessage(err))
-		return false
+		answers = []message{errorMessage(err)}
 	}
 	for _, a := range answers {
-		if c.send(a, numbers(fds)...) != nil {
-			return false
+		if err := c.send(a, numbers(fds)...); err != nil {
+			return false, fmt.Errorf("answer request %d for %q: %w", m.op, m.id, err)
 		}
 	}
-	return false
+	return false, nil
 }
 
 // change carries out a request under the lock. The files it returns are copies, the caller's to close.

@@ -1,4 +1,4 @@
-package fuseloop
+package loopdev
 
 import (
 	"bytes"
