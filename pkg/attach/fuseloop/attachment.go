@@ -71,8 +71,9 @@ func (t *attachment) watch() {
 	t.finish(t.server.failure())
 }
 
-// released is called when the loop driver has closed the file. Unless we asked for that, somebody took the device away (losetup -d). It may also be an
-// earlier device's, which a dead process cleared and whose RELEASE nobody had read: so what counts is whether there is a device when nobody works on that.
+// released is called when the loop driver has closed the file. Unless we asked for that, somebody took the device away (losetup -d). It may also be
+// an earlier device's, which a dead process cleared and whose RELEASE nobody had read: so what counts is whether there is a device when nobody works
+// on that.
 func (t *attachment) released() {
 	go func() {
 		unlock, err := t.a.lock(t.a.ctx, t.id)

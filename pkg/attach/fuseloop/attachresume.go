@@ -96,8 +96,8 @@ func (a *Attacher) serveNew(ctx context.Context, id string, dev block.Device, o 
 	return t, nil
 }
 
-// introduce waits for INIT and finds out what the file is. If this process dies meanwhile, its descriptors of /dev/fuse are the last: the kernel then fails
-// what waits for them.
+// introduce waits for INIT and finds out what the file is. If this process dies meanwhile, its descriptors of /dev/fuse are the last: the kernel then
+// fails what waits for them.
 func (t *attachment) introduce(ctx context.Context, m *mount, o attach.Options) error {
 	select {
 	case <-t.server.ready:
@@ -198,8 +198,8 @@ func (a *Attacher) Resume(ctx context.Context, id string, dev block.Device) (att
 		return nil, fmt.Errorf("resume %q: %w", id, err)
 	}
 	go t.watch()
-	// Now that it is served, what the dead process had under way at the keeper can end, and Show comes after it. It makes a device where the dead process had
-	// not come so far, or had begun to detach.
+	// Now that it is served, what the dead process had under way at the keeper can end, and Show comes after it. It makes a device where the dead
+	// process had not come so far, or had begun to detach.
 	if err := t.show(ctx); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 		defer cancel()

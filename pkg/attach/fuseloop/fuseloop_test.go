@@ -15,8 +15,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/keeper"
 )
 
-// TestMain does something else than test when it is started again: as the SIGKILL test's server (arguments "serve", keeper's socket, id, image), as the process
-// that dies in TestKilledWhileItWaits ("die", and die's), or as one that reads ahead ("readahead", a device).
+// TestMain does something else than test when it is started again: as the SIGKILL test's server (arguments "serve", keeper's socket, id, image), as
+// the process that dies in TestKilledWhileItWaits ("die", and die's), or as one that reads ahead ("readahead", a device).
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(32) // as the package's documentation asks
 	var err error

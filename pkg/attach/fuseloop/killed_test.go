@@ -2,10 +2,10 @@ package fuseloop
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,7 +43,8 @@ func die(socket, id, image, what, opcode string) error {
 	a := New(Config{Keeper: socket})
 	a.tap = func(op uint32) {
 		if armed.Load() && op == uint32(at) {
-			if what != "detach" {
+			fmt.Println(connection()) // to be aborted if this process hangs
+			if op != opRead {
 				_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 			}
 			once.Do(func() { close(seen) })
@@ -65,8 +66,12 @@ func die(socket, id, image, what, opcode string) error {
 		}
 		armed.Store(true)
 		return t.Resize(ctx)
-	case "detach": // with reads under way, for which the last close waits, and with it the next open
+	case "detach":
 		armed.Store(true)
+		if at != opRead {
+			return t.Detach(ctx)
+		}
+		// With reads under way, for which the last close waits, and with it the next open.
 		if err := exec.Command("/proc/self/exe", "readahead", t.Path()).Start(); err != nil {
 			return err
 		}
@@ -101,49 +106,24 @@ func willNeed(path string) error {
 
 func ramDevice() block.Device { return block.NewRAM(4<<20, 512) }
 
-// connections lists the FUSE connections of this machine, and where they can be aborted.
-func connections(t *testing.T) (root int, names map[string]bool) {
-	t.Helper()
-	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
-	if err == nil {
-		err = unix.FsconfigCreate(fs)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Close(fs) }()
-	if root, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0); err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", root))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = dir.Close() }()
-	all, err := dir.Readdirnames(-1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names = map[string]bool{}
-	for _, n := range all {
-		names[n] = true
-	}
-	return root, names
-}
-
-// abortNew aborts connections that were not there before, so that a process that hangs in one can end.
-func abortNew(t *testing.T, before map[string]bool) {
-	root, now := connections(t)
-	defer func() { _ = unix.Close(root) }()
-	for n := range now {
-		if before[n] {
+// connection finds this process's FUSE connection among its descriptors, without asking anybody; 0 when there is none.
+func connection() uint32 {
+	links, _ := filepath.Glob("/proc/self/fd/*")
+	var root unix.Stat_t
+	_ = unix.Stat("/", &root)
+	for _, l := range links {
+		to, err := os.Readlink(l)
+		if err != nil || (to != "/" && !strings.HasPrefix(to, "/rowan-")) {
 			continue
 		}
-		if fd, err := unix.Openat(root, n+"/abort", unix.O_WRONLY, 0); err == nil {
-			_, _ = unix.Write(fd, []byte("1"))
-			_ = unix.Close(fd)
+		fd, _ := strconv.Atoi(filepath.Base(l))
+		var st unix.Statx_t
+		err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st)
+		if err == nil && unix.Mkdev(st.Dev_major, st.Dev_minor) != root.Dev {
+			return st.Dev_minor
 		}
 	}
+	return 0
 }
 
 // TestKilledWhileItWaits kills a serving process at each request that the kernel sends it because of what it does itself. It must end at once, other
@@ -165,6 +145,7 @@ func TestKilledWhileItWaits(t *testing.T) {
 		{"resize", "SETATTR", opSetattr, true},
 		{"resize", "GETATTR", opGetattr, false},
 		{"detach", "READ", opRead, true},
+		{"detach", "RELEASE", opRelease, false}, // by then it may have ended
 	} {
 		for _, handover := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%s/handover=%t", step.what, step.name, handover), func(t *testing.T) {
@@ -174,9 +155,7 @@ func TestKilledWhileItWaits(t *testing.T) {
 				if err := os.WriteFile(image, make([]byte, 4<<20), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				root, before := connections(t)
-				_ = unix.Close(root)
-				if !b.killedAt(t, before, id, image, step.what, step.opcode) {
+				if !b.killedAt(t, id, image, step.what, step.opcode) {
 					if step.sure {
 						t.Fatal("it was not asked for")
 					}
@@ -193,33 +172,40 @@ func TestKilledWhileItWaits(t *testing.T) {
 }
 
 // killedAt runs die in a process, and returns whether it was killed.
-func (b *bench) killedAt(t *testing.T, before map[string]bool, id, image, what string, opcode uint32) bool {
+func (b *bench) killedAt(t *testing.T, id, image, what string, opcode uint32) bool {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "die", b.socket, id, image, what, fmt.Sprint(opcode))
-	stderr, err := cmd.StderrPipe()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	said := make(chan string, 1)
-	ended := make(chan error, 1)
+	said, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		text, _ := io.ReadAll(bufio.NewReader(stderr))
-		said <- string(text)
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		said <- strings.TrimSpace(line)
 		ended <- cmd.Wait()
 	}()
+	number := <-said
 	select {
 	case err = <-ended:
 	case <-time.After(20 * time.Second):
 		t.Errorf("the killed process does not end: it waits for itself")
-		_ = cmd.Process.Kill()
-		abortNew(t, before)
+		n, perr := strconv.ParseUint(number, 10, 32)
+		if perr != nil {
+			t.Fatal(perr)
+		}
+		if err := abortConnection(identity{Dev: unix.Mkdev(0, uint32(n))}); err != nil {
+			t.Fatal(err)
+		}
 		err = <-ended
 	}
-	if text := <-said; text != "" {
-		t.Errorf("the process said %s", strings.TrimSpace(text))
+	if stderr.Len() > 0 {
+		t.Errorf("the process said %s", stderr.Bytes())
 	}
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok || (!status.Signaled() && err != nil) {
@@ -306,8 +292,31 @@ func (b *bench) finish(t *testing.T, id, image string) {
 	if err := errors.Join(f.Flush(), f.Close(), write(at.Path())); err != nil {
 		t.Error(err)
 	}
+	if err := at.Err(); err != nil {
+		t.Errorf("it is served no more: %v", err)
+	}
 	if err := at.Detach(b.ctx); err != nil {
 		t.Fatal(err)
 	}
 	b.nothingLeft(t, id)
+}
+
+// TestKeeperStopsWhileAWorkWaits: with the server dead, the keeper's end takes the last descriptor, upon which the kernel fails what waits.
+func TestKeeperStopsWhileAWorkWaits(t *testing.T) {
+	need(t)
+	ctx, cancel := context.WithTimeout(context.Background(), attachtest.Patience)
+	defer cancel()
+	b := &bench{socket: filepath.Join(t.TempDir(), "keeper.sock"), ctx: ctx}
+	stop := startKeeper(t, b.socket)
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, make([]byte, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !b.killedAt(t, "stopped", image, "attach", opOpen) {
+		t.Fatal("it was not asked for")
+	}
+	stop() // fails when it takes too long
+	startKeeper(t, b.socket)
+	b.restart(t, false)
+	b.finish(t, "stopped", image)
 }

@@ -116,8 +116,8 @@ func abortConnection(id identity) error {
 	return errors.Join(err, f.Close())
 }
 
-// fileName makes of an attachment's id the name that losetup shows. It ends in a random number, so that a loop device is known by it for ever: another
-// attachment of the same id, or of one that looks alike, has another name.
+// fileName makes of an attachment's id the name that losetup shows. It ends in a random number, so that a loop device is known by it for ever:
+// another attachment of the same id, or of one that looks alike, has another name.
 func fileName(id string) string { return fmt.Sprintf("%s%016x", namePrefix(id), rand.Uint64()) }
 
 func namePrefix(id string) string {

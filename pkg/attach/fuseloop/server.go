@@ -21,12 +21,12 @@ const (
 	leaders = 2
 )
 
-// server answers the requests of one mount. Its readers take turns: the leaders are blocked in read(2), each with a landing buffer; when a request has
-// come its reader passes the turn on and carries the request out itself. A leader that nobody follows starts another reader, up to the limit.
+// server answers the requests of one mount. Its readers take turns: the leaders are blocked in read(2), each with a landing buffer; when a request
+// has come its reader passes the turn on and carries the request out itself. A leader that nobody follows starts another reader, up to the limit.
 //
 // Why so few at a time: a landing buffer must be resident (see buffer.land), and takes 1 MiB whatever comes. Payloads of up to smallIO are copied out
-// of it; for larger ones the leader swaps it for its own buffer. Why one descriptor, not a clone of it for each reader: requests that were read through
-// a clone fail as soon as the dead process's clone is closed, unless the keeper had every one of them.
+// of it; for larger ones the leader swaps it for its own buffer. Why one descriptor, not a clone of it for each reader: requests that were read
+// through a clone fail as soon as the dead process's clone is closed, unless the keeper had every one of them.
 type server struct {
 	fuse  *os.File
 	dev   block.Device
@@ -56,8 +56,8 @@ type server struct {
 }
 
 func newServer(fuse *os.File, dev block.Device, mem *memory, name string, ro bool, limit int) *server {
-	return &server{fuse: fuse, dev: dev, mem: mem, name: name, ro: ro, limit: int32(limit), ended: make(chan struct{}), ready: make(chan struct{}), turns: make(chan *buffer, leaders),
-		released: func() {}}
+	return &server{fuse: fuse, dev: dev, mem: mem, name: name, ro: ro, limit: int32(limit), ended: make(chan struct{}), ready: make(chan struct{}),
+		turns: make(chan *buffer, leaders), released: func() {}}
 }
 
 // start serves a new mount: INIT comes first.

@@ -281,8 +281,8 @@ func TestMakesMissingNodes(t *testing.T) {
 	}
 }
 
-// TestListAsksNobody: with attributes that the kernel no longer trusts, whoever asks for the file's attributes waits for a server. A restarted process
-// must find its devices before it serves them.
+// TestListAsksNobody: with attributes that the kernel no longer trusts, whoever asks for the file's attributes waits for a server. A restarted
+// process must find its devices before it serves them.
 func TestListAsksNobody(t *testing.T) {
 	const id = "list-asks-nobody"
 	b := newBench(t)

@@ -12,11 +12,11 @@ import (
 )
 
 // Everything here may wait for the attachment's own server, which is this process. A process that is killed while it waits for itself never ends: the
-// kernel has its thread wait for the answer, uninterruptibly, and the thread keeps all the descriptors, the pool's locks among them, so that no successor
-// can come and answer. So the keeper does these; it can wait for the successor as every other user of the device does.
+// kernel has its thread wait for the answer, uninterruptibly, and the thread keeps all the descriptors, the pool's locks among them, so that no
+// successor can come and answer. So the keeper does these; it can wait for the successor as every other user of the device does.
 
-// do has a work of an attachment carried out by the keeper. Without a keeper this process does it, and must not be killed meanwhile. The caller has the
-// id's turn.
+// do has a work of an attachment carried out by the keeper. Without a keeper this process does it, and must not be killed meanwhile. The caller has
+// the id's turn.
 func (a *Attacher) do(ctx context.Context, id string, w loopdev.Work, file *os.File) (loopdev.Result, *os.File, error) {
 	w.Dev = a.loops
 	if a.keeper == nil {

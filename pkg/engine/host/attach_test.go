@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,6 +120,42 @@ func TestAttachmentsResume(t *testing.T) {
 		}
 		m.stop(h)
 	})
+}
+
+// TestAttachmentsResumeAtOnce: none waits for another's resumption, because that may be waiting for this one.
+func TestAttachmentsResumeAtOnce(t *testing.T) {
+	m := newMachine(t)
+	h := m.start()
+	m.pool(h, "a")
+	for _, v := range []string{"v", "w"} {
+		m.volume(h, "a", v)
+		m.attach(h, "a", v)
+	}
+	m.kill(h)
+	var begun atomic.Int32
+	both := make(chan struct{})
+	m.attacher.Fail = func(op, _ string) error {
+		if op != "Resume" {
+			return nil
+		}
+		if begun.Add(1) == 2 {
+			close(both)
+		}
+		select {
+		case <-both:
+			return nil
+		case <-time.After(10 * time.Second):
+			return errors.New("the other one was not begun")
+		}
+	}
+	h = m.start()
+	for _, v := range []string{"v", "w"} { // waits until the pool is open
+		m.attach(h, "a", v)
+	}
+	if n := begun.Load(); n != 2 {
+		t.Errorf("%d resumptions; want 2, at once", n)
+	}
+	m.stop(h)
 }
 
 // TestStopWithRequestsUnderWay: Stop ends in its time although a request still waits in the volume.

@@ -67,8 +67,9 @@ func (c conn) receive(patience time.Duration) (message, []*os.File, error) {
 	return m, files, nil
 }
 
-// read is recvmsg. EOF must be seen twice to be believed: the kernel (unix_dgram_recvmsg) looks into the queue, finds it empty, and then, in a step of its own,
-// looks whether the other end has closed. An answer that was sent between the two, right before the close, is in the queue, and EOF is what is returned.
+// read is recvmsg. EOF must be seen twice to be believed: the kernel (unix_dgram_recvmsg) looks into the queue, finds it empty, and then, in a step
+// of its own, looks whether the other end has closed. An answer that was sent between the two, right before the close, is in the queue, and EOF is
+// what is returned.
 func (c conn) read(b, oob []byte) (n, oobn, flags int, err error) {
 	n, oobn, flags, _, err = c.ReadMsgUnix(b, oob) // Go asks for close-on-exec
 	if err == nil && n == 0 && oobn == 0 {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAnswerBeforeClose receives what is sent, right before the close, at the very moment of the receiver's look. The kernel then says EOF now and then
-// although the message is there: some ten times in this test.
+// TestAnswerBeforeClose receives what is sent, right before the close, at the very moment of the receiver's look. The kernel then says EOF now and
+// then although the message is there: some ten times in this test.
 func TestAnswerBeforeClose(t *testing.T) {
 	m, err := message{op: opDone}.encode()
 	if err != nil {

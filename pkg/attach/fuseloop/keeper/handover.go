@@ -10,10 +10,10 @@ import (
 // handOver gives everything to the successor at the other end: the listening socket and the lock, each record, Done; then waits for its Confirm.
 // Until that came, this keeper has lost nothing and goes on.
 //
-// Works under way are waited for, but not for long: one whose server is away may take until that server is back, and it is to find the new keeper. Such a
-// work stays with this process, which answers it if somebody still waits. The new keeper's works of that id do not wait for it. That can do little: a Show
-// or Clear of a dead client that has come to its system call meanwhile may make a second device, which Detach takes away, too, or clear the one that the
-// next engine goes on with, which that engine sees.
+// Works under way are waited for, but not for long: one whose server is away may take until that server is back, and it is to find the new keeper.
+// Such a work stays with this process, which answers it if somebody still waits. The new keeper's works of that id do not wait for it. That can do
+// little: a Show or Clear of a dead client that has come to its system call meanwhile may make a second device, which Detach takes away, too, or
+// clear the one that the next engine goes on with, which that engine sees.
 func (s *server) handOver(c conn) error {
 	s.works.settle(quiet)
 	s.mu.Lock()

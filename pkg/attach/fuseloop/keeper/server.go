@@ -40,10 +40,11 @@ type server struct {
 }
 
 // Serve is the keeper of socket until ctx is done (it returns ctx's error and the descriptors are closed) or a successor took over (ErrHandedOver).
-// Where a keeper runs already, Serve takes over from it. ready, if not nil, is called once it answers; event, if not nil, is told what no call can return.
+// Where a keeper runs already, Serve takes over from it. ready, if not nil, is called once it answers; event, if not nil, is told what no call can
+// return.
 //
-// After a handover it returns when the works are done that it had begun; when ctx is done, at once. Then the process must end: a goroutine may be left that
-// waits in the kernel, and holds nothing but copies of a file's descriptor.
+// After a handover it returns when the works are done that it had begun; when ctx is done, at once. Then the process must end: a goroutine may be
+// left that waits in the kernel, and holds nothing but copies of a file's descriptor.
 func Serve(ctx context.Context, socket string, ready func(), event func(message string, keysAndValues ...any)) error {
 	s := newServer(uint32(os.Geteuid()))
 	if event != nil {

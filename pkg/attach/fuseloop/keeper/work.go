@@ -80,9 +80,10 @@ type result struct {
 	err  error
 }
 
-// work has a Work carried out in a goroutine of its own, which may come to wait in the kernel until somebody serves the file again: nothing else waits for it
-// but the answer, and later works of the same id. It returns once it is answered, or the client is gone. Then nothing needs to be undone: a Show that has not
-// made its device by then makes none, and one that has leaves it to the record of its id, by which the next engine finds it.
+// work has a Work carried out in a goroutine of its own, which may come to wait in the kernel until somebody serves the file again: nothing else
+// waits for it but the answer, and later works of the same id. It returns once it is answered, or the client is gone. Then nothing needs to be
+// undone: a Show that has not made its device by then makes none, and one that has leaves it to the record of its id, by which the next engine finds
+// it.
 func (s *server) work(ctx context.Context, c conn, m message, files []*os.File) error {
 	var w loopdev.Work
 	err := json.Unmarshal(m.data, &w)
@@ -158,8 +159,8 @@ func answerWork(c conn, r result) error {
 	return c.send(message{op: opDone, data: data})
 }
 
-// Do has the keeper carry out a work of an attachment, after earlier ones of the same id. It may wait for as long as nobody serves the attachment, or until ctx
-// is done; the keeper goes on with what it has begun. The file it returns is the caller's.
+// Do has the keeper carry out a work of an attachment, after earlier ones of the same id. It may wait for as long as nobody serves the attachment, or
+// until ctx is done; the keeper goes on with what it has begun. The file it returns is the caller's.
 func (k *Client) Do(ctx context.Context, id string, w loopdev.Work, file *os.File) (loopdev.Result, *os.File, error) {
 	var r loopdev.Result
 	var answered *os.File

@@ -47,9 +47,9 @@ func (l Folder) Node(n int) (string, error) {
 	return path, nil
 }
 
-// bound tells whether loop device n has the file of that name behind it. Names are never used twice (fileName), so the name alone decides. sysfs knows it
-// without a question to the file system behind the device: LOOP_GET_STATUS64 may ask for the file's attributes, and after a restart it would be this very
-// process, not serving yet, that had to answer. It needs no opening of the device either, which could keep others from clearing it.
+// bound tells whether loop device n has the file of that name behind it. Names are never used twice (fileName), so the name alone decides. sysfs
+// knows it without a question to the file system behind the device: LOOP_GET_STATUS64 may ask for the file's attributes, and after a restart it would
+// be this very process, not serving yet, that had to answer. It needs no opening of the device either, which could keep others from clearing it.
 func (l Folder) bound(n int, name string) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", n))
 	return err == nil && strings.HasSuffix(strings.TrimSuffix(string(b), "\n"), "/"+name)

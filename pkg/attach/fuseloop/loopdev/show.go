@@ -31,8 +31,8 @@ func (w Work) show(ctx context.Context, pin *os.File) (int, error) {
 	return n, nil
 }
 
-// taken are the devices that this process configures now. Until LOOP_CONFIGURE is done, LOOP_CTL_GET_FREE offers the device to everybody, and who opens it
-// waits: with one server away, another's Show must not come to wait for it.
+// taken are the devices that this process configures now. Until LOOP_CONFIGURE is done, LOOP_CTL_GET_FREE offers the device to everybody, and who
+// opens it waits: with one server away, another's Show must not come to wait for it.
 var taken struct {
 	sync.Mutex
 	numbers map[int]bool

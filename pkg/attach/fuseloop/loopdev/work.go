@@ -60,9 +60,9 @@ func (w Work) Check() error {
 	return nil
 }
 
-// Do carries the work out. file is the mount's root folder for Pin, and the file, as Pin answers it, for Show and Grow. What Pin returns is the caller's
-// to close. ctx says whether somebody still wants it: it ends no call that waits in the kernel, but when it is done by then, Show makes no device and Clear
-// takes none away.
+// Do carries the work out. file is the mount's root folder for Pin, and the file, as Pin answers it, for Show and Grow. What Pin returns is the
+// caller's to close. ctx says whether somebody still wants it: it ends no call that waits in the kernel, but when it is done by then, Show makes no
+// device and Clear takes none away.
 func (w Work) Do(ctx context.Context, file *os.File) (Result, *os.File, error) {
 	r := Result{Loop: w.Loop}
 	err := w.Check()
