@@ -23,6 +23,7 @@ var version string
 type options struct {
 	socket, stateDir, ringDir, mountDir, keeperSocket, pprofSocket string
 	mapCache, memoryLimit                                          size
+	ioUring                                                        ringMode
 	startKeeper                                                    bool
 	stopTimeout                                                    time.Duration
 }
@@ -63,6 +64,7 @@ func command() *cobra.Command {
 	f.StringVar(&o.ringDir, "ring-dir", "/run/rowan/rings", "folder of the pools' rings, on a tmpfs of the host that outlives the engine")
 	f.StringVar(&o.mountDir, "mount-dir", "", "folder where pools on devices are mounted (default: mnt in --state-dir)")
 	f.Var(&o.mapCache, "map-cache", "memory for each pool's flattened map")
+	f.Var(&o.ioUring, "io-uring", "read and write data through io_uring: auto (while processors are short), always or never")
 	f.Var(&o.memoryLimit, "memory-limit", "soft limit of the Go heap (GOMEMLIMIT overrides it)")
 	f.BoolVar(&o.startKeeper, "start-keeper", true, "start a keeper of our own where none answers; it outlives the engine")
 	f.DurationVar(&o.stopTimeout, "stop-timeout", 25*time.Second, "how long requests under way may take at the end")

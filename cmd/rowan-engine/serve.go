@@ -15,6 +15,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine"
 	"github.com/rowan-csi/rowan/pkg/engine/host"
 	"github.com/rowan-csi/rowan/pkg/engine/rpc"
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // predecessorTimeout is how long a new engine waits for the last one's end.
@@ -47,11 +48,16 @@ func serve(ctx context.Context, o options) (err error) {
 		Keeper: o.keeperSocket,
 		Event:  func(message string, kv ...any) { klog.InfoS(message, kv...) },
 	})
+	io, err := uring.NewIO(uring.Mode(o.ioUring))
+	if err != nil {
+		klog.InfoS("data is read and written by system calls, which costs more processor time", "err", err)
+	}
+	defer func() { err = errors.Join(err, io.Close()) }()
 	waiting, cancel := context.WithTimeout(ctx, predecessorTimeout)
 	defer cancel()
 	h, err := host.New(waiting, host.Config{
 		Engine: host.Real{}, Attacher: attacher, StateDir: o.stateDir,
-		Options: engine.Options{RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), Observer: observer{}},
+		Options: engine.Options{RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), IO: io, Observer: observer{}},
 	})
 	if err != nil {
 		return err

@@ -20,12 +20,14 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/bytesize"
 	"github.com/rowan-csi/rowan/pkg/engine/bench"
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // What rowan-engine sets up for itself: figures of memory are of an engine as it runs.
 const (
 	engineProcs       = 32
 	engineMemoryLimit = 1 << 30
+	engineGCPercent   = 400
 )
 
 // benchFlags are bench's flags.
@@ -33,6 +35,7 @@ type benchFlags struct {
 	out, err                     io.Writer
 	output                       string // the root's flag
 	dir, ringDir, size, profiles string
+	ioUring                      string
 	seconds                      float64
 	rounds, depth, samples       int
 	blocks                       int64
@@ -69,6 +72,7 @@ What it makes is removed when it ends.`,
 	f.StringSliceVar(&b.only, "only", bench.Parts, "parts to run")
 	f.IntVar(&b.samples, "samples", 100, "snapshots and restores timed for each case of the latency part")
 	f.Int64Var(&b.blocks, "blocks", 4_000_000, "4 KiB blocks that the memory part writes")
+	f.StringVar(&b.ioUring, "io-uring", uring.Auto.String(), "read and write data through io_uring: auto (while processors are short), always or never")
 	f.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of the engine's rounds")
 	f.BoolVar(&b.inProcess, "in-process", false, "")
 	if err := f.MarkHidden("in-process"); err != nil {
@@ -82,6 +86,10 @@ func (b *benchFlags) run(ctx context.Context) error {
 	if err != nil {
 		return usagef("--size: %v", err)
 	}
+	mode, err := uring.ParseMode(b.ioUring)
+	if err != nil {
+		return usagef("--io-uring: %v", err)
+	}
 	// The root lets a second signal end the process at once; timeout(1) and impatient people send two, and what the run made would stay.
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
@@ -89,7 +97,7 @@ func (b *benchFlags) run(ctx context.Context) error {
 	started := time.Now()
 	c := bench.Config{
 		Dir: b.dir, RingDir: b.ringDir, Size: size, Round: time.Duration(b.seconds * float64(time.Second)), Rounds: b.rounds, Depth: b.depth, Parts: b.only,
-		Samples: b.samples, Blocks: b.blocks, Profiles: b.profiles,
+		Samples: b.samples, Blocks: b.blocks, IO: mode, Profiles: b.profiles,
 		Progress: func(format string, args ...any) {
 			fmt.Fprintf(b.err, "%7.1fs  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, args...))
 		},
@@ -127,7 +135,8 @@ func (b *benchFlags) print(report *bench.Report) error {
 func (b *benchFlags) memoryCommand(ctx context.Context, dir, ringDir string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "bench", "--in-process", "--only", bench.PartMemory, "--output", "json", "--dir", dir,
 		"--ring-dir", ringDir, "--size", b.size, "--seconds", strconv.FormatFloat(b.seconds, 'f', -1, 64), "--rounds", strconv.Itoa(b.rounds),
-		"--depth", strconv.Itoa(b.depth), "--blocks", strconv.FormatInt(b.blocks, 10))
+		"--depth", strconv.Itoa(b.depth), "--blocks", strconv.FormatInt(b.blocks, 10),
+		"--io-uring", b.ioUring)
 	cmd.Stderr = b.err
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second // it closes its pool
@@ -138,6 +147,9 @@ func (b *benchFlags) memoryCommand(ctx context.Context, dir, ringDir string) *ex
 func (b *benchFlags) setUpProcess() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(engineProcs, runtime.NumCPU()))
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(engineGCPercent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(engineMemoryLimit)

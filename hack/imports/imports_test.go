@@ -41,6 +41,7 @@ var rules = []rule{
 	{under: "pkg/block", exact: true, only: tests, why: "block is the leaf that everything shares: the standard library alone"},
 	{under: "pkg/block", only: join(tests, "pkg/block"), why: "block's helpers know block and nothing else"},
 	{under: "pkg/engine/format", only: join(tests, "pkg/block", "pkg/engine/format"), why: "format is bytes on disk"},
+	{under: "pkg/uring", only: join(tests, "golang.org/x/sys"), why: "uring speaks to the kernel; engine and attachers stand on it"},
 	{under: "pkg/volume", exact: true, only: join(tests, "pkg/block"), why: "volume is the domain: the standard library and block"},
 
 	{under: "pkg/engine", never: join(kubernetes, prometheus, loggers),

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // Limits, in the units named.
@@ -28,11 +29,12 @@ type PoolSpec struct {
 
 // Options say how a pool is opened. Zero values take the defaults.
 type Options struct {
-	RingDir    string // folder on a tmpfs of the host; default /run/rowan/rings
-	MountDir   string // where devices are mounted; default /var/lib/rowan/mnt
-	MapCache   int64  // bytes of flattened map kept in memory; default 128 MiB
-	AcceptLoss bool   // open although the ring is missing or damaged
-	ReadOnly   bool   // open for looking only (check of a pool that has failed)
+	RingDir    string    // folder on a tmpfs of the host; default /run/rowan/rings
+	MountDir   string    // where devices are mounted; default /var/lib/rowan/mnt
+	MapCache   int64     // bytes of flattened map kept in memory; default 128 MiB
+	AcceptLoss bool      // open although the ring is missing or damaged
+	ReadOnly   bool      // open for looking only (check of a pool that has failed)
+	IO         *uring.IO // how segments are read and written, shared by pools; nil: system calls
 	Observer   Observer
 
 	// for tests

@@ -43,7 +43,7 @@ func (o Options) withDefaults() Options {
 		o.MapCache = DefaultMapCache
 	}
 	if o.fs == nil {
-		o.fs = fsys.OS()
+		o.fs = fsys.OSWith(o.IO)
 	}
 	return o
 }

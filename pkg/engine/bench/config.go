@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // The parts of a run, in the order they run.
@@ -38,7 +39,8 @@ type Config struct {
 	Depth   int      // requests under way; depth 1 is measured as well
 	Parts   []string // some of Parts
 	Blocks  int64    // blocks the memory part maps
-	Samples int      // snapshots and restores timed for each case of the latency part
+	IO      uring.Mode
+	Samples int // snapshots and restores timed for each case of the latency part
 
 	// Memory makes the command that runs the memory part in a process of its own, so that its memory is the engine's alone: it calls Run with the same
 	// settings but for Dir, RingDir, Parts and this, and writes the report to its standard output as JSON. nil: run it in this process.

@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 
 	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // ground is the run's folders. What is in them goes when it is removed.
 type ground struct {
 	dir, ring string
+	io        *uring.IO
 	reports   reports
 }
 
@@ -28,13 +30,20 @@ func newGround(c *Config, end context.CancelCauseFunc) (*ground, error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir), os.RemoveAll(ring))
 	}
-	return &ground{dir: dir, ring: ring, reports: reports{end}}, nil
+	g := &ground{dir: dir, ring: ring, reports: reports{end}}
+	// As rowan-engine does it, and without io_uring where there is none.
+	if g.io, err = uring.NewIO(c.IO); err != nil && !errors.Is(err, uring.ErrUnavailable) {
+		return nil, errors.Join(err, g.remove())
+	}
+	return g, nil
 }
 
-func (g *ground) remove() error { return errors.Join(os.RemoveAll(g.dir), os.RemoveAll(g.ring)) }
+func (g *ground) remove() error {
+	return errors.Join(g.io.Close(), os.RemoveAll(g.dir), os.RemoveAll(g.ring))
+}
 
 func (g *ground) options() engine.Options {
-	return engine.Options{RingDir: g.ring, MountDir: g.dir, Observer: g.reports}
+	return engine.Options{RingDir: g.ring, MountDir: g.dir, IO: g.io, Observer: g.reports}
 }
 
 // pool makes a pool that may hold size bytes.

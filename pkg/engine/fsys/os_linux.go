@@ -8,12 +8,17 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // OS is the real file system of a Linux host. Its errors are *fs.PathError, so errors.Is with fs.ErrNotExist, fs.ErrExist and a unix.Errno works.
 func OS() FS { return osFS{} }
 
-type osFS struct{}
+// OSWith is OS with direct files read and written through io, which may be nil.
+func OSWith(io *uring.IO) FS { return osFS{io} }
+
+type osFS struct{ io *uring.IO }
 
 var _ FS = osFS{}
 
@@ -36,7 +41,7 @@ func retry(call func() error) error {
 	}
 }
 
-func (osFS) Open(name string, flags OpenFlags) (File, error) {
+func (o osFS) Open(name string, flags OpenFlags) (File, error) {
 	mode, err := openMode(name, flags)
 	if err != nil {
 		return nil, err
@@ -54,6 +59,7 @@ func (osFS) Open(name string, flags OpenFlags) (File, error) {
 	}
 	f := &osFile{fd: fd, name: name, align: 1, direct: flags&Direct != 0}
 	if f.direct {
+		f.io = o.io
 		if f.align, err = dioAlign(fd); err != nil {
 			_ = unix.Close(fd)
 			return nil, pathError("open", name, err)

@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // osFile is a bare descriptor and not an *os.File: that one goes on after a short direct read with an unaligned one, which the kernel refuses, and
@@ -15,6 +17,7 @@ type osFile struct {
 	name   string
 	align  int
 	direct bool
+	io     *uring.IO // nil: system calls
 
 	// mu is held for reading by every call that uses fd, so that Close waits for them: a number closed under a running call may by then be another
 	// file's.
@@ -43,7 +46,7 @@ func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
 	}
 	done := 0
 	for done < len(p) {
-		n, err := unix.Pread(f.fd, p[done:], off+int64(done))
+		n, err := f.io.Pread(f.fd, p[done:], off+int64(done))
 		if err == unix.EINTR {
 			continue
 		}
@@ -60,7 +63,7 @@ func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
-	return f.write("write", p, func(fd int, p []byte, done int) (int, error) { return unix.Pwrite(fd, p, off+int64(done)) })
+	return f.write("write", p, func(fd int, p []byte, done int) (int, error) { return f.io.Pwrite(fd, p, off+int64(done)) })
 }
 
 func (f *osFile) WriteAtDurable(p []byte, off int64) (int, error) {
