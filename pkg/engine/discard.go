@@ -96,14 +96,14 @@ func (v *Volume) zeroInPage(page uint32, at, n int) error {
 		if e[0] >= e[1] {
 			continue
 		}
-		if err := v.again(func() error { return v.zeroEdge(page, e[0], e[1]-e[0]) }); err != nil {
+		if err := v.again(0, func() error { return v.zeroEdge(page, e[0], e[1]-e[0]) }); err != nil {
 			return err
 		}
 	}
 	if first >= end {
 		return nil
 	}
-	return v.again(func() error { return v.zeroBlocks(page, first, end) })
+	return v.again(0, func() error { return v.zeroBlocks(page, first, end) })
 }
 
 var zeroBlock [BlockSize]byte

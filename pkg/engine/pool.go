@@ -19,7 +19,7 @@ import (
 
 // Pool is an open pool. Its methods may be called at once from many goroutines.
 //
-// Order of locks: ops, a volume's gate, ranges of blocks, rounds.turn, catalogue.mu, then those inside the parts. Whoever waits for space or for the ring holds none.
+// Order of locks: ops, the flow, a volume's gate, ranges of blocks, rounds.turn, catalogue.mu, then those inside the parts. Whoever waits for space or for the ring holds none.
 type Pool struct {
 	options Options
 	fs      fsys.FS
@@ -33,6 +33,7 @@ type Pool struct {
 	epochs  epoch.Domain
 	locks   rangelock.Table
 	rounds  rounds
+	flow    flow
 
 	// ops is held by one operation on the catalogue at a time. They take milliseconds, and what they may assume is simple for it.
 	ops       sync.Mutex

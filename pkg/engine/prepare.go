@@ -34,6 +34,7 @@ type preparer struct {
 	spare       int64         // blocks to keep reserved
 	step        int           // chunks to reserve at once
 	many        int64         // pending runs that start a round
+	wanted      atomic.Bool   // somebody took a written block, and the window is half empty
 	lowest      atomic.Uint32 // segments below this one have no chunk without space
 	stuck       atomic.Pointer[error]
 
@@ -76,9 +77,13 @@ func (r *preparer) jobEnded() {
 	r.done = make(chan struct{})
 }
 
-// wake is called after every allocation.
-func (r *preparer) wake(p *Pool) {
-	if p.alloc.Ready(alloc.Written) < r.window/2 || p.alloc.Ready(alloc.Reserved) < r.spare {
+// wake is called after every allocation. One that did not ask for written blocks does not have any written: the zeroes would stand in its way.
+func (r *preparer) wake(p *Pool, prefer alloc.Kind) {
+	if prefer == alloc.Written && p.alloc.Ready(alloc.Written) < r.window/2 {
+		r.wanted.Store(true)
+		r.kick()
+	}
+	if p.alloc.Ready(alloc.Reserved) < r.spare {
 		r.kick()
 	}
 	if p.pages.pending.Load() > r.many {
@@ -108,8 +113,9 @@ func (p *Pool) prepare() {
 		case <-p.stop:
 			return
 		case <-r.kicked:
+			wanted := r.wanted.Swap(false)
 			p.fill(false, func() bool {
-				return p.alloc.Ready(alloc.Written) < r.window/2 && p.alloc.Ready(alloc.Reserved) >= r.spare
+				return wanted && p.alloc.Ready(alloc.Written) < r.window/2 && p.alloc.Ready(alloc.Reserved) >= r.spare
 			})
 		case <-tick.C:
 			idle := func() bool { return p.alloc.Handed() == last }

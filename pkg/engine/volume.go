@@ -140,36 +140,18 @@ func readEntries(p *Pool, count *volumeCounters, list []runs.Entry, at int, b []
 	return nil
 }
 
-// scatter is how many reads of one request are under way at once.
-const scatter = 16
-
 // readScattered reads the entries of a fragmented range side by side.
 func readScattered(p *Pool, count *volumeCounters, list []runs.Entry, at int, b []byte) error {
-	parts := min(scatter, len(list))
-	errs := make(chan error, parts)
-	for i := range parts {
-		lo, hi := i*len(list)/parts, (i+1)*len(list)/parts
+	return sideBySide(len(list), func(lo, hi int) error {
 		from, to := at, at+len(b)
-		if i > 0 {
+		if lo > 0 {
 			from = max(at, list[lo].Off()*BlockSize)
 		}
 		if hi < len(list) {
 			to = list[hi].Off() * BlockSize
 		}
-		work := func() { errs <- readEntries(p, count, list[lo:hi], from, b[from-at:to-at]) }
-		if i < parts-1 {
-			go work()
-		} else {
-			work()
-		}
-	}
-	var first error
-	for range parts {
-		if err := <-errs; err != nil && first == nil {
-			first = err
-		}
-	}
-	return first
+		return readEntries(p, count, list[lo:hi], from, b[from-at:to-at])
+	})
 }
 
 func (p *Pool) readData(count *volumeCounters, b []byte, place uint64, off int) error {

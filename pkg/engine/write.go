@@ -23,7 +23,7 @@ func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 	for done := 0; done < len(p); {
 		page, at := uint32((off+int64(done))/pageBytes), int((off+int64(done))%pageBytes)
 		n := min(len(p)-done, pageBytes-at)
-		if err := v.again(func() error { return v.writePart(page, at, p[done:done+n]) }); err != nil {
+		if err := v.again(n, func() error { return v.writePart(page, at, p[done:done+n]) }); err != nil {
 			return 0, fmt.Errorf("write volume %q at %d: %w", v.name, off+int64(done), err)
 		}
 		done += n
@@ -31,12 +31,16 @@ func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// again runs a part of a write until it needs to wait no more.
-func (v *Volume) again(part func() error) error {
+// again runs a part of a write, of so many bytes, until it needs to wait no more.
+func (v *Volume) again(n int, part func() error) error {
+	large := n >= largeWrite*BlockSize
 	var w spaceWait
 	for {
 		if err := v.pool.failure(); err != nil {
 			return err
+		}
+		if large {
+			v.pool.flow.enter(n)
 		}
 		pin := v.enter()
 		err := ErrClosed
@@ -44,6 +48,9 @@ func (v *Volume) again(part func() error) error {
 			err = part()
 		}
 		v.leave(pin)
+		if large {
+			v.pool.flow.leave(n)
+		}
 		switch {
 		case errors.Is(err, errNeedRing):
 			err = v.pool.waitForRing()
@@ -96,13 +103,15 @@ func ownsAll(g *lineage, list []runs.Entry, first, end int) bool {
 
 // overwrite writes in place what the head owns; list covers the range.
 func (v *Volume) overwrite(list []runs.Entry, at int, b []byte) error {
-	for _, e := range list {
-		from, to := max(e.Off()*BlockSize, at), min(e.End()*BlockSize, at+len(b))
-		if err := v.pool.writeData(&v.count, b[from-at:to-at], e.Place(), from-e.Off()*BlockSize); err != nil {
-			return err
-		}
+	if len(list) > 1 {
+		return v.overwriteScattered(slices.Clone(list), at, b)
 	}
-	return nil
+	return v.overwriteOne(list[0], at, b)
+}
+
+func (v *Volume) overwriteOne(e runs.Entry, at int, b []byte) error {
+	from, to := max(e.Off()*BlockSize, at), min(e.End()*BlockSize, at+len(b))
+	return v.pool.writeData(&v.count, b[from-at:to-at], e.Place(), from-e.Off()*BlockSize)
 }
 
 // partWrite is a write to one page that needs new blocks, or that is smaller than a block; it holds the lock of its range.
@@ -173,7 +182,7 @@ func (w *partWrite) allocate(first, end int) error {
 		w.news = append(w.news, e)
 		pos += n
 	}
-	w.v.pool.preparing.wake(w.v.pool)
+	w.v.pool.preparing.wake(w.v.pool, prefer)
 	return nil
 }
 
@@ -205,21 +214,37 @@ func (w *partWrite) undo() {
 
 // writeAll writes the data: new blocks whole, owned ones in place.
 func (w *partWrite) writeAll() error {
+	owned := 0
+	for _, e := range w.list {
+		if w.owns(e) {
+			owned++
+		}
+	}
+	if len(w.news)+owned > 1 {
+		return w.writeScattered()
+	}
 	for _, e := range w.news {
 		if err := w.writeNew(e); err != nil {
 			return err
 		}
 	}
 	for _, e := range w.list {
-		if e.IsZero() || !w.g.owns(e.Gen()) {
-			continue
-		}
-		from, to := max(e.Off()*BlockSize, w.at), min(e.End()*BlockSize, w.at+len(w.b))
-		if err := w.v.writeOwned(e, from, w.b[from-w.at:to-w.at]); err != nil {
+		if err := w.writeOld(e); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (w *partWrite) owns(e runs.Entry) bool { return !e.IsZero() && w.g.owns(e.Gen()) }
+
+// writeOld writes in place what the head owns of an entry of the list.
+func (w *partWrite) writeOld(e runs.Entry) error {
+	if !w.owns(e) {
+		return nil
+	}
+	from, to := max(e.Off()*BlockSize, w.at), min(e.End()*BlockSize, w.at+len(w.b))
+	return w.v.writeOwned(e, from, w.b[from-w.at:to-w.at])
 }
 
 // writeNew writes the blocks of a new run. Where the guest's bytes cover a block in part, the rest is what the block showed before: a new block is

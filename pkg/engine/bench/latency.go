@@ -23,7 +23,7 @@ const (
 	// plainPace is the time between two writes of the plain file beside the writer.
 	plainPace = 2 * time.Millisecond
 	// latencyPool is enough for what the writers redirect while background passes lag behind.
-	latencyPool = 16 * gib
+	latencyPool = 24 * gib
 )
 
 // writer is what goes on while snapshots are taken.
