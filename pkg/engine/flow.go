@@ -3,9 +3,10 @@ package engine
 import "sync"
 
 // flowBytes is how much large writes may have under way in a pool at once. What is in the device's queue stands before every flush and every write of
-// the metadata's log: with eight writes of 1 MiB side by side a restore, which is one log write, took 42-56 ms at the 99th percentile, with three of them
-// 3-6 ms; the writers were as fast, and their longest waits shorter. More than fills the queue only waits there instead of here.
-const flowBytes = 3 << 20
+// the metadata's log: with eight writes of 1 MiB side by side a restore, which is one log write, took 42-57 ms at the 99th percentile, with two of them
+// 4-7 ms; the writers were nearly as fast, and their longest waits shorter. With three, a scheduler that serves by sector (mq-deadline) can always have a
+// large write ahead of a small one: single small writes, of the log and of a plain file alike, then waited for 150-800 ms.
+const flowBytes = 2 << 20
 
 // flow lets large writes pass in order, so that no more than so many bytes are under way. Who waits for it holds no lock, pin or gate; who has passed may
 // wait for a gate or a range of blocks, whose holders never wait for the flow.

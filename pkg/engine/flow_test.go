@@ -24,29 +24,24 @@ func (f *flow) queued(t *testing.T, n int) {
 func TestFlow(t *testing.T) {
 	var f flow
 	passed := make(chan int)
-	f.enter(1 << 20)
-	f.enter(2 << 20)
-	sizes := []int{2 << 20, 1 << 20, 16 << 20, 1 << 20}
+	const half = flowBytes / 2
+	f.enter(half)
+	f.enter(half)
+	sizes := []int{2 * half, half, 16 * half, half}
 	for i, n := range sizes {
 		go func() { f.enter(n); passed <- i }()
 		f.queued(t, i+1)
 	}
-	f.leave(1 << 20) // too little for the first: nobody goes before it
+	f.leave(half) // too little for the first: nobody goes before it
 	f.queued(t, 4)
-	f.leave(2 << 20)
-	if a, b := <-passed, <-passed; a+b != 1 {
-		t.Fatalf("%d and %d passed first", a, b)
+	f.leave(half)
+	for i, left := range []int{3, 2, 1, 0} {
+		if got := <-passed; got != i {
+			t.Fatalf("%d passed, want %d", got, i)
+		}
+		f.queued(t, left)
+		f.leave(sizes[i])
 	}
-	f.leave(sizes[0])
-	f.queued(t, 2)
-	f.leave(sizes[1])
-	if i := <-passed; i != 2 {
-		t.Fatalf("%d passed before the one that is too large", i)
-	}
-	f.queued(t, 1)
-	f.leave(sizes[2])
-	<-passed
-	f.leave(sizes[3])
 	if f.bytes != 0 || len(f.queue) != 0 {
 		t.Fatalf("%d bytes, %d waiting at the end", f.bytes, len(f.queue))
 	}

@@ -128,7 +128,7 @@ func (p *Pool) prepare() {
 			p.fill(false, func() bool { return idle() && p.alloc.Ready(alloc.Written) < r.window })
 			p.fill(true, idle)
 			if n%giveBackTicks == 0 {
-				p.giveBack()
+				p.giveBack(idle)
 			}
 		}
 		last = p.alloc.Handed()

@@ -19,6 +19,9 @@ import (
 // It never says written of one that may not be. What was free and unwritten reads as zeroes, but nobody reads it: a run names only blocks that were
 // written whole.
 
+// giveBackBusy is how many chunks of a kind go back at once while the pool is in use.
+const giveBackBusy = 4
+
 // chunkLimit is how many chunks the pool's size allows.
 func (p *Pool) chunkLimit() int64 {
 	return p.member.Superblock().Size / (alloc.ChunkBlocks * BlockSize)
@@ -154,12 +157,13 @@ func (p *Pool) chunksFilled(chunks []uint32) {
 }
 
 // giveBack punches chunks that have been free for a while, beyond what is kept, in the order told above: punched ranges leave the allocator until they
-// are reserved again.
-func (p *Pool) giveBack() {
+// are reserved again. While the pool is busy these are few: ext4 admits no write to a file while it punches there, and waits for those under way, and
+// where it discards what it frees, its journal's next commit, which the next flush may need, waits for that.
+func (p *Pool) giveBack(idle func() bool) {
 	r := &p.preparing
 	keep := map[alloc.Kind]int64{alloc.Written: max(aheadKeep, r.window), alloc.Reserved: r.spare + int64(r.step)*alloc.ChunkBlocks}
 	for kind, blocks := range keep {
-		for n := 0; n < alloc.SegmentChunks && p.failure() == nil && !p.stopping(); n++ {
+		for n := 0; n < alloc.SegmentChunks && (n < giveBackBusy || idle()) && p.failure() == nil && !p.stopping(); n++ {
 			seg, k, ok, err := p.alloc.TakeBack(kind, blocks)
 			if err == nil && ok {
 				err = p.punch(seg, k)
