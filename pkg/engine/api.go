@@ -16,6 +16,7 @@ const (
 	MaxLabelsLen  = 4 << 10   // bytes of all keys and values of an object's labels
 	SizeUnit      = 1 << 20   // bytes: a volume's size is a multiple of it
 	MinPoolSize   = 256 << 20 // bytes of data
+	MaxGroup      = 256       // snapshots of one group
 )
 
 // PoolSpec describes a pool to make. Exactly one of Directory and Device is set.
@@ -117,13 +118,20 @@ type SnapshotSpec struct {
 	Labels map[string]string
 }
 
+// SnapshotGroupSpec describes snapshots to take in one cut: all of them, or none.
+type SnapshotGroupSpec struct {
+	Name      string         // no snapshot's group yet
+	Snapshots []SnapshotSpec // 1 to MaxGroup, each of another volume
+}
+
 // SnapshotInfo is a snapshot as it is now. Sizes are in bytes.
 type SnapshotInfo struct {
 	Name, ID  string
 	Volume    string // its source's name when it was taken
 	VolumeID  string
-	Size      int64 // the volume's size when it was taken
-	Owned     int64 // what its layer owns
+	Group     string // the group it was taken with; empty: by itself
+	Size      int64  // the volume's size when it was taken
+	Owned     int64  // what its layer owns
 	CreatedAt time.Time
 	Labels    map[string]string
 }

@@ -8,6 +8,8 @@
 //     member's sectors are 4096 bytes, that holds for whole blocks.)
 //   - A snapshot holds every write that returned before CreateSnapshot was called and none that was sent after it answered. Nothing changes it later.
 //     When CreateSnapshot has returned, it survives a power cut.
+//   - The snapshots of a group are of one moment: they hold no write without those, to any volume of the group, that had returned when it was sent. All of
+//     them are taken or none.
 //   - Taking, restoring and deleting a snapshot, cloning and rolling back are one commit each, whatever the size. No data is copied, then or later.
 //     Deleting works in a full pool.
 //   - A failed flush is final. The pool takes no more writes in this boot, says why, and serves what can be read.
@@ -23,12 +25,13 @@
 // Writes to blocks that the head owns go to their place. All others are redirected: new block, data, then an entry in the ring (which is what survives
 // SIGKILL), then the map; the run itself goes into the next commit. A Flush is a round: flush the device, commit what is pending, synced.
 //
-// Where things are: pool.go and open.go (life of a pool), volumes.go and snapshots.go (operations), volume.go, write.go, discard.go (the data path),
+// Where things are: pool.go and open.go (life of a pool), volumes.go, cut.go and snapshots.go (operations), volume.go, write.go, discard.go (the data path),
 // pages.go (the flattened map and pending runs), round.go (making them durable), store.go (the committer), edit.go (changing a page's runs), retire.go
 // and jobs.go (what deletes leave behind), prepare.go and space.go (space ahead of need, giving it back), check.go (verifying it all). format/FORMAT.md has the bytes.
 //
 // # Limits
 //
-// Volumes of 1 MiB to 64 TiB in steps of 1 MiB; pools from 256 MiB; names of 1 to 128 bytes. Memory: the map cache (128 MiB by default), about 100 bytes
-// for every pending write (262,144 at most), the catalogue (about 1 KiB a volume or snapshot), and per segment of 1 GiB some 300 bytes.
+// Volumes of 1 MiB to 64 TiB in steps of 1 MiB; pools from 256 MiB; names of 1 to 128 bytes; groups of 1 to 256 snapshots. Memory:
+// the map cache (128 MiB by default), about 100 bytes for every pending write (262,144 at most), the catalogue (about 1 KiB a volume or snapshot), and
+// per segment of 1 GiB some 300 bytes.
 package engine

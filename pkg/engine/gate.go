@@ -1,9 +1,6 @@
 package engine
 
-import (
-	"sync"
-	"time"
-)
+import "sync"
 
 // gate admits a volume's writes, discards and zeroes, and can be shut for a cut: whoever is inside finishes, whoever comes waits.
 type gate struct {
@@ -35,24 +32,18 @@ func (g *gate) leave() {
 	g.mu.Unlock()
 }
 
-// shut keeps new ones out and returns when nobody is inside. If that takes longer than timeout it opens again and returns false.
-func (g *gate) shut(timeout <-chan time.Time) bool {
+// shut keeps new ones out. Those inside go on: empty is closed when the last one has left.
+func (g *gate) shut() (empty <-chan struct{}) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.opened = make(chan struct{})
-	if g.inside == 0 {
-		g.mu.Unlock()
-		return true
-	}
 	idle := make(chan struct{})
-	g.idle = idle
-	g.mu.Unlock()
-	select {
-	case <-idle:
-		return true
-	case <-timeout:
-		g.open()
-		return false
+	if g.inside == 0 {
+		close(idle)
+	} else {
+		g.idle = idle
 	}
+	return idle
 }
 
 func (g *gate) open() {

@@ -100,8 +100,10 @@ func (h *history) step() {
 		h.zero()
 	case n < 55:
 		h.flush()
-	case n < 67:
+	case n < 64:
 		h.snapshot()
+	case n < 67:
+		h.snapshotGroup()
 	case n < 77:
 		h.deleteSnapshot()
 	case n < 80:
@@ -226,6 +228,32 @@ func (h *history) deleteSnapshot() {
 		if h.r.IntN(2) == 0 {
 			h.jobsDone()
 			h.check()
+		}
+	}
+}
+
+// snapshotGroup cuts some of the volumes at once, open and closed ones.
+func (h *history) snapshotGroup() {
+	if len(h.snapshots) >= 12 {
+		return
+	}
+	names := sortedKeys(h.volumes)
+	h.r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	spec := SnapshotGroupSpec{Name: h.name("g")}
+	for _, name := range names[:1+h.r.IntN(len(names))] {
+		v := h.volumes[name]
+		if h.r.IntN(3) == 0 {
+			must(h.t, v.dev.Close(h.t.Context()))
+			defer func() { v.dev = h.open(v.name) }()
+		}
+		spec.Snapshots = append(spec.Snapshots, SnapshotSpec{Name: spec.Name + "-" + name, Volume: name})
+		h.snapshots[spec.Name+"-"+name] = modelSnapshot{name, slices.Clone(v.img)}
+	}
+	infos, err := h.CreateSnapshotGroup(h.t.Context(), spec)
+	must(h.t, err)
+	for i, info := range infos {
+		if info.Name != spec.Snapshots[i].Name || info.Volume != spec.Snapshots[i].Volume || info.Group != spec.Name {
+			h.t.Fatalf("asked for %+v of group %s, got %+v", spec.Snapshots[i], spec.Name, info)
 		}
 	}
 }

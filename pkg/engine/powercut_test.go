@@ -119,8 +119,9 @@ type cutWorld struct {
 
 type cutSnapshot struct {
 	volume  int
+	group   string
 	content []uint32
-	acked   bool // CreateSnapshot has returned
+	acked   bool // CreateSnapshot or CreateSnapshotGroup has returned
 	going   bool // DeleteSnapshot was called
 }
 
@@ -246,6 +247,8 @@ func cutStep(t *testing.T, p *testPool, r *rand.Rand, mu *sync.Mutex, w *cutWorl
 			copy(v.flushed, v.acked)
 		}
 		mu.Unlock()
+	case n < 91 && len(w.snapshots) < 6:
+		cutGroup(t, p, r, mu, w)
 	case n < 95 && len(w.snapshots) < 6:
 		s := &cutSnapshot{volume: k, content: bytesOf(v.acked)}
 		name := fmt.Sprintf("s%d", r.Uint32())
@@ -273,6 +276,61 @@ func cutStep(t *testing.T, p *testPool, r *rand.Rand, mu *sync.Mutex, w *cutWorl
 	}
 }
 
+// cutGroup takes snapshots of all volumes in one cut, now and then with one of them closed.
+func cutGroup(t *testing.T, p *testPool, r *rand.Rand, mu *sync.Mutex, w *cutWorld) {
+	if v := w.volumes[r.IntN(len(w.volumes))]; r.IntN(3) == 0 {
+		must(t, v.dev.Close(t.Context()))
+		mu.Lock()
+		copy(v.flushed, v.acked)
+		mu.Unlock()
+		defer func() { v.dev = p.open(v.name) }()
+	}
+	group := SnapshotGroupSpec{Name: fmt.Sprintf("g%d", r.Uint32())}
+	var taken []*cutSnapshot
+	mu.Lock()
+	for i, v := range w.volumes {
+		s := &cutSnapshot{volume: i, group: group.Name, content: bytesOf(v.acked)}
+		name := group.Name + "-" + v.name
+		w.snapshots[name] = s
+		group.Snapshots = append(group.Snapshots, SnapshotSpec{Name: name, Volume: v.name})
+		taken = append(taken, s)
+	}
+	mu.Unlock()
+	_, err := p.CreateSnapshotGroup(t.Context(), group)
+	must(t, err)
+	mu.Lock()
+	defer mu.Unlock()
+	for _, s := range taken {
+		s.acked = true
+	}
+	for _, v := range w.volumes {
+		copy(v.flushed, v.acked)
+	}
+}
+
+// verifyGroups: of a group that was being taken all snapshots are there, or none.
+func verifyGroups(p *testPool, c *cutPoint) error {
+	there := map[string]bool{}
+	for _, info := range p.Snapshots("") {
+		there[info.Name] = true
+		if s, ok := c.snapshots[info.Name]; ok && s.group != info.Group {
+			return fmt.Errorf("snapshot %s is of group %q, was taken with %q", info.Name, info.Group, s.group)
+		}
+	}
+	first := map[string]string{} // of a group, one that nobody deletes
+	for _, name := range sortedKeys(c.snapshots) {
+		s := c.snapshots[name]
+		if s.group == "" || s.going {
+			continue
+		}
+		if other, ok := first[s.group]; ok && there[other] != there[name] {
+			return fmt.Errorf("of group %s: snapshot %s is there: %v, %s: %v", s.group, other, there[other], name, there[name])
+		}
+		first[s.group] = name
+	}
+	return nil
+}
+
 func verifyCut(t *testing.T, c *cutPoint, w *cutWorld, o Options) error {
 	pool, err := OpenPool(context.Background(), "/pool", o)
 	if err != nil {
@@ -292,6 +350,9 @@ func verifyCut(t *testing.T, c *cutPoint, w *cutWorld, o Options) error {
 		if err := v.verify(dev, c.lo[i], c.hi[i]); err != nil {
 			return err
 		}
+	}
+	if err := verifyGroups(p, c); err != nil {
+		return err
 	}
 	for name, s := range c.snapshots {
 		if _, err := p.Snapshot(name); err != nil {

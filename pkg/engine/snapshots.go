@@ -2,121 +2,14 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/block"
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
-
-// gatesShut is the longest a cut keeps writers out; then it gives up, retryable.
-const gatesShut = time.Second
-
-// cutVolume is one volume's part of a cut.
-type cutVolume struct {
-	v      *volume
-	frozen *layer
-	head   *layer
-	name   uint64 // the snapshot that will name the frozen layer; 0: none
-}
-
-// cut freezes the heads of volumes and puts new ones on top, all in one commit. Called with ops held.
-//
-// Promise "the cut", in this order: a round, where much is pending - shut the gates of all its volumes, in order of their ids, and wait for admitted
-// writes to end - flush the members and commit every pending run, the freeze and the new heads in one synced batch - only then let the new heads take
-// writes - open the gates - answer. A write acknowledged before the request is in, one sent after the answer is out, and none changes the snapshot later.
-func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume), durable func()) error {
-	if p.pages.pending.Load() > 4*p.preparing.many {
-		if err := p.flush(); err != nil {
-			return err
-		}
-	}
-	volumes = slices.Clone(volumes)
-	slices.SortFunc(volumes, func(a, b *volume) int { return int(int64(a.id) - int64(b.id)) })
-	timeout := time.NewTimer(gatesShut)
-	defer timeout.Stop()
-	for _, v := range volumes {
-		if v.open == nil {
-			continue
-		}
-		if !v.open.gate.shut(timeout.C) {
-			return fmt.Errorf("volume %q: %w: writes under way did not end within %v", v.rec.Name, ErrBusy, gatesShut)
-		}
-		defer v.open.gate.open()
-	}
-	var cuts []*cutVolume
-	for _, v := range volumes {
-		cuts = append(cuts, &cutVolume{v: v, frozen: p.catalogue.layers[v.rec.Layer]})
-	}
-	p.rounds.turn.Lock()
-	defer p.rounds.turn.Unlock()
-	return p.commitPending(func(b *batch) error {
-		for _, c := range cuts {
-			c.head = p.newHead(c.v.id, c.frozen)
-		}
-		compose(b, cuts)
-		for _, c := range cuts {
-			frozen, rec := c.frozen.rec, c.v.rec
-			frozen.Head, frozen.Name, rec.Layer = 0, c.name, c.head.id
-			b.put(format.LayerKey(c.frozen.id), frozen.Encode())
-			b.put(format.LayerKey(c.head.id), c.head.rec.Encode())
-			b.put(format.VolumeKey(c.v.id), rec.Encode())
-		}
-		return nil
-	}, func() {
-		p.catalogue.mu.Lock()
-		for _, c := range cuts {
-			c.frozen.rec.Head, c.frozen.rec.Name, c.v.rec.Layer = 0, c.name, c.head.id
-			p.catalogue.addLayer(c.head)
-			if c.v.open != nil {
-				c.v.open.mapping.lineage.Store(p.catalogue.lineageOf(c.head))
-			}
-		}
-		p.catalogue.mu.Unlock()
-		durable()
-	})
-}
-
-// CreateSnapshot takes a snapshot of a volume, in use or not. One commit, whatever the size.
-func (p *Pool) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (SnapshotInfo, error) {
-	if err := errors.Join(checkName("snapshot", spec.Name), checkLabels(spec.Labels)); err != nil {
-		return SnapshotInfo{}, err
-	}
-	p.ops.Lock()
-	defer p.ops.Unlock()
-	if err := p.refusal(); err != nil {
-		return SnapshotInfo{}, err
-	}
-	if _, err := p.catalogue.snapshot(spec.Name); err == nil {
-		return SnapshotInfo{}, fmt.Errorf("snapshot %q in pool %q: %w", spec.Name, p.name(), ErrExists)
-	}
-	v, err := p.catalogue.volume(spec.Volume)
-	if err != nil {
-		return SnapshotInfo{}, fmt.Errorf("create snapshot %q: %w", spec.Name, err)
-	}
-	s := &snapshot{id: p.store.newID()}
-	err = p.cut([]*volume{v}, func(b *batch, cuts []*cutVolume) {
-		c := cuts[0]
-		c.name = s.id
-		s.rec = format.Snapshot{
-			Name: spec.Name, Layer: c.frozen.id, VolumeID: v.id, VolumeName: v.rec.Name, Size: v.rec.Size, Mapped: uint64(v.mapped.Load()),
-			Created: time.Now().UnixNano(), Labels: maps.Clone(spec.Labels),
-		}
-		b.put(format.SnapshotKey(s.id), s.rec.Encode())
-	}, func() {
-		p.catalogue.mu.Lock()
-		p.catalogue.snapshots[spec.Name] = s
-		p.catalogue.mu.Unlock()
-	})
-	if err != nil {
-		return SnapshotInfo{}, fmt.Errorf("create snapshot %q of volume %q: %w", spec.Name, spec.Volume, err)
-	}
-	return p.snapshotInfo(s), nil
-}
 
 // Snapshot tells about one snapshot.
 func (p *Pool) Snapshot(name string) (SnapshotInfo, error) {
@@ -145,8 +38,8 @@ func (p *Pool) snapshotInfo(s *snapshot) SnapshotInfo {
 	p.catalogue.mu.RLock()
 	defer p.catalogue.mu.RUnlock()
 	info := SnapshotInfo{
-		Name: s.rec.Name, ID: fmt.Sprintf("%x", s.id), Volume: s.rec.VolumeName, VolumeID: fmt.Sprintf("%x", s.rec.VolumeID), Size: int64(s.rec.Size),
-		CreatedAt: time.Unix(0, s.rec.Created).UTC(), Labels: maps.Clone(s.rec.Labels),
+		Name: s.rec.Name, ID: fmt.Sprintf("%x", s.id), Volume: s.rec.VolumeName, VolumeID: fmt.Sprintf("%x", s.rec.VolumeID), Group: s.rec.Group,
+		Size: int64(s.rec.Size), CreatedAt: time.Unix(0, s.rec.Created).UTC(), Labels: maps.Clone(s.rec.Labels),
 	}
 	if l := p.catalogue.layers[s.rec.Layer]; l != nil {
 		info.Owned = l.owned.Load() * BlockSize

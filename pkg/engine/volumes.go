@@ -295,7 +295,7 @@ func (p *Pool) closeVolume(ctx context.Context, v *Volume) error {
 		return ErrClosed
 	}
 	v.mapping.closed.Store(true)
-	v.gate.shut(nil) // requests under way end first; those that come later find it closed
+	<-v.gate.shut() // requests under way end first; those that come later find it closed
 	v.gate.open()
 	err := p.failure()
 	if err == nil {

@@ -88,6 +88,7 @@ type Snapshot struct {
 	Layer      uint64
 	VolumeID   uint64
 	VolumeName string
+	Group      string // of one cut with others; empty: taken by itself
 	Size       uint64
 	Mapped     uint64
 	Created    int64
@@ -194,6 +195,7 @@ func (r Snapshot) Encode() []byte {
 	e.string(r.Name)
 	e.uvarint(r.Layer, r.VolumeID)
 	e.string(r.VolumeName)
+	e.string(r.Group)
 	e.uvarint(r.Size, r.Mapped, uint64(r.Created))
 	e.labels(r.Labels)
 	return e.b
@@ -203,7 +205,7 @@ func ParseSnapshot(b []byte) (r Snapshot, err error) {
 	d := newDecoder(b)
 	r.Name = d.string()
 	r.Layer, r.VolumeID = d.uvarint(), d.uvarint()
-	r.VolumeName = d.string()
+	r.VolumeName, r.Group = d.string(), d.string()
 	r.Size, r.Mapped, r.Created = d.uvarint(), d.uvarint(), int64(d.uvarint())
 	r.Labels = d.labels()
 	return r, d.wrap("snapshot record")

@@ -58,7 +58,7 @@ func TestRecordsRoundTrip(t *testing.T) {
 		roundTrip(t, v, v.Encode(), ParseVolume)
 		vu := VolumeUse{num.Draw(t, "mapped"), rapid.Bool().Draw(t, "written")}
 		roundTrip(t, vu, vu.Encode(), ParseVolumeUse)
-		s := Snapshot{str.Draw(t, "sname"), 1, 2, str.Draw(t, "vname"), 3, 4, 5, labelsOf(t)}
+		s := Snapshot{str.Draw(t, "sname"), 1, 2, str.Draw(t, "vname"), str.Draw(t, "group"), 3, 4, 5, labelsOf(t)}
 		roundTrip(t, s, s.Encode(), ParseSnapshot)
 		j := Job{JobKind(rapid.IntRange(1, 2).Draw(t, "kind")), num.Draw(t, "layer"), gensOf(t)}
 		roundTrip(t, j, j.Encode(), ParseJob)
@@ -69,6 +69,24 @@ func TestRecordsRoundTrip(t *testing.T) {
 		}
 		roundTrip(t, sg, sg.Encode(), ParseSegment)
 	})
+}
+
+// The example's bytes are the format's.
+func TestSnapshotGolden(t *testing.T) {
+	want, err := os.ReadFile("testdata/snapshot-v1.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Snapshot{
+		Name: "nightly-db", Layer: 7, VolumeID: 3, VolumeName: "db", Group: "nightly", Size: 1 << 30, Mapped: 300, Created: 1772366400e9,
+		Labels: map[string]string{"keep": "7", "app": "shop"},
+	}
+	if got := s.Encode(); !bytes.Equal(got, want) {
+		t.Fatalf("% x, want % x", got, want)
+	}
+	if got, err := ParseSnapshot(want); err != nil || !reflect.DeepEqual(got, s) {
+		t.Fatalf("%+v, %v", got, err)
+	}
 }
 
 // The example's bytes are the format's; one bit more makes a chunk both.
@@ -124,6 +142,7 @@ func TestRunKeys(t *testing.T) {
 func FuzzRecords(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 4, 5})
 	f.Add(Volume{Name: "v", Labels: map[string]string{"a": "b"}}.Encode())
+	f.Add(Snapshot{Name: "s", VolumeName: "v", Group: "g"}.Encode())
 	f.Add(Layer{Gens: []uint64{1, 5}}.Encode())
 	f.Add(Segment{Written: [4]uint64{1, 1}, Reserved: [4]uint64{2, 0, 1}}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
