@@ -144,6 +144,10 @@ volume create db-copy --from-volume db
 volume label db tier=silver app-
 volume attach --read-only db-old
 volume list
+snapshot create --group nightly db db-copy --label keep=7
+snapshot list --group nightly
+snapshot show nightly-db
+snapshot delete nightly-db nightly-db-copy
 volume grow db 20Gi
 volume detach db
 snapshot rollback before-upgrade
@@ -193,6 +197,9 @@ volume grow v 0
 volume attach
 volume delete
 snapshot create s
+snapshot create s a b
+snapshot create --group g
+snapshot create --group= s a b
 pool list --timeout -1s
 pool list --nonsense
 `))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,39 +20,78 @@ func (a *app) snapshotCommand() *cobra.Command {
 }
 
 func (a *app) snapshotCreate(pool *string) *cobra.Command {
+	var group string
 	var labels []string
 	cmd := &cobra.Command{
-		Use:     "create NAME VOLUME",
-		Short:   "Take a snapshot of a volume, in use or not",
-		Example: "  rowanctl snapshot create before-upgrade db",
-		Args:    names("NAME", "VOLUME"),
+		Use:   "create {NAME VOLUME | --group GROUP VOLUME...}",
+		Short: "Take a snapshot of a volume, or of several at one moment",
+		Long: "Take a snapshot of a volume, in use or not. With --group, take snapshots of several volumes at one moment, all of them or none: they\n" +
+			"hold no write without those, to any of the volumes, that had returned before it was sent. They are named GROUP-VOLUME.",
+		Example: "  rowanctl snapshot create before-upgrade db\n" +
+			"  rowanctl snapshot create --group before-upgrade db db-log",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("group") {
+				return names("VOLUME...")(cmd, args)
+			}
+			return names("NAME", "VOLUME")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := parseLabels(labels, false)
 			if err != nil {
 				return err
 			}
-			return a.inPool(cmd, *pool, func(ctx context.Context, s *session, pool string) error {
-				var i engine.SnapshotInfo
-				err := s.wait("taking snapshot "+args[0], func() (err error) {
-					i, err = s.CreateSnapshot(ctx, pool, engine.SnapshotSpec{Name: args[0], Volume: args[1], Labels: l})
-					return err
-				})
-				if err != nil {
-					return err
-				}
-				return a.say(viewSnapshot(pool, i), "snapshot %s of volume %s taken at %s", i.Name, i.Volume, timeText(i.CreatedAt))
-			})
+			if cmd.Flags().Changed("group") {
+				return a.createGroup(cmd, *pool, group, args, l)
+			}
+			return a.createSnapshot(cmd, *pool, engine.SnapshotSpec{Name: args[0], Volume: args[1], Labels: l})
 		},
 	}
+	cmd.Flags().StringVar(&group, "group", "", "take the volumes' snapshots at one moment, and give them this group")
 	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "key=value, any number of times")
 	return cmd
 }
 
+func (a *app) createSnapshot(cmd *cobra.Command, pool string, spec engine.SnapshotSpec) error {
+	return a.inPool(cmd, pool, func(ctx context.Context, s *session, pool string) error {
+		var i engine.SnapshotInfo
+		err := s.wait("taking snapshot "+spec.Name, func() (err error) {
+			i, err = s.CreateSnapshot(ctx, pool, spec)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return a.say(viewSnapshot(pool, i), "snapshot %s of volume %s taken at %s", i.Name, i.Volume, timeText(i.CreatedAt))
+	})
+}
+
+func (a *app) createGroup(cmd *cobra.Command, pool, group string, volumes []string, labels map[string]string) error {
+	spec := engine.SnapshotGroupSpec{Name: group}
+	for _, v := range volumes {
+		spec.Snapshots = append(spec.Snapshots, engine.SnapshotSpec{Name: group + "-" + v, Volume: v, Labels: labels})
+	}
+	return a.inPool(cmd, pool, func(ctx context.Context, s *session, pool string) error {
+		var infos []engine.SnapshotInfo
+		err := s.wait("taking snapshot group "+group, func() (err error) {
+			infos, err = s.CreateSnapshotGroup(ctx, pool, spec)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		list, taken := snapshotList{}, []string{}
+		for _, i := range infos {
+			list, taken = append(list, viewSnapshot(pool, i)), append(taken, i.Name)
+		}
+		return a.say(list, "snapshot group %s taken at %s: %s", group, timeText(infos[0].CreatedAt), strings.Join(taken, ", "))
+	})
+}
+
 func (a *app) snapshotList(pool *string) *cobra.Command {
-	var volume string
+	var volume, group string
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List a pool's snapshots, or one volume's",
+		Short: "List a pool's snapshots, or one volume's or group's",
 		Args:  names(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.inPool(cmd, *pool, func(ctx context.Context, s *session, pool string) error {
@@ -65,13 +105,16 @@ func (a *app) snapshotList(pool *string) *cobra.Command {
 				}
 				list := snapshotList{}
 				for _, i := range snapshots {
-					list = append(list, viewSnapshot(pool, i))
+					if group == "" || i.Group == group {
+						list = append(list, viewSnapshot(pool, i))
+					}
 				}
 				return a.print(list)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&volume, "volume", "", "only this volume's")
+	cmd.Flags().StringVar(&group, "group", "", "only this group's")
 	return cmd
 }
 

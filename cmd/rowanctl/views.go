@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"io"
 	"strconv"
 	"time"
@@ -84,6 +85,7 @@ type snapshotView struct {
 	ID        string            `json:"id"`
 	Volume    string            `json:"volume"`
 	VolumeID  string            `json:"volumeId"`
+	Group     string            `json:"group,omitempty"`
 	Size      int64             `json:"size"`
 	Owned     int64             `json:"owned"`
 	Freed     *int64            `json:"freedIfDeletedNow,omitempty"` // by show alone
@@ -93,8 +95,8 @@ type snapshotView struct {
 
 func viewSnapshot(pool string, s engine.SnapshotInfo) snapshotView {
 	return snapshotView{
-		Pool: pool, Name: s.Name, ID: s.ID, Volume: s.Volume, VolumeID: s.VolumeID, Size: s.Size, Owned: s.Owned, CreatedAt: s.CreatedAt,
-		Labels: s.Labels,
+		Pool: pool, Name: s.Name, ID: s.ID, Volume: s.Volume, VolumeID: s.VolumeID, Group: s.Group, Size: s.Size, Owned: s.Owned,
+		CreatedAt: s.CreatedAt, Labels: s.Labels,
 	}
 }
 
@@ -105,6 +107,7 @@ func (s snapshotView) table(w io.Writer) error {
 	}
 	return writeFields(w,
 		field{"Name", s.Name}, field{"ID", s.ID}, field{"Pool", s.Pool}, field{"Volume", s.Volume}, field{"Volume ID", s.VolumeID},
+		field{"Group", s.Group},
 		field{"Created", timeText(s.CreatedAt)}, field{"Size", exact(s.Size)}, field{"Owned", exact(s.Owned)}, field{"Freed if deleted now", freed},
 		field{"Labels", labelsText(s.Labels)})
 }
@@ -114,9 +117,9 @@ type snapshotList []snapshotView
 func (l snapshotList) table(w io.Writer) error {
 	var rows [][]string
 	for _, s := range l {
-		rows = append(rows, []string{s.Name, s.Volume, bytesize.Format(s.Size), bytesize.Format(s.Owned), timeText(s.CreatedAt)})
+		rows = append(rows, []string{s.Name, s.Volume, cmp.Or(s.Group, "-"), bytesize.Format(s.Size), bytesize.Format(s.Owned), timeText(s.CreatedAt)})
 	}
-	return writeRows(w, []string{"NAME", "VOLUME", ">SIZE", ">OWNED", "CREATED"}, rows)
+	return writeRows(w, []string{"NAME", "VOLUME", "GROUP", ">SIZE", ">OWNED", "CREATED"}, rows)
 }
 
 type attachmentView struct {

@@ -40,6 +40,19 @@ func checkLabels(labels map[string]string) error {
 	return nil
 }
 
+func checkSnapshotSpec(s engine.SnapshotSpec) error {
+	if err := CheckName("snapshot", s.Name); err != nil {
+		return err
+	}
+	if err := CheckName("volume", s.Volume); err != nil {
+		return err
+	}
+	if err := checkLabels(s.Labels); err != nil {
+		return fmt.Errorf("create snapshot %q: %w", s.Name, err)
+	}
+	return nil
+}
+
 func checkPoolSpec(s engine.PoolSpec) error {
 	if err := CheckName("pool", s.Name); err != nil {
 		return err

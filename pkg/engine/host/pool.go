@@ -32,6 +32,7 @@ type Pool interface {
 	RollbackVolume(ctx context.Context, volume, snapshot string) (engine.VolumeInfo, error)
 
 	CreateSnapshot(ctx context.Context, spec engine.SnapshotSpec) (engine.SnapshotInfo, error)
+	CreateSnapshotGroup(ctx context.Context, spec engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error)
 	Snapshot(name string) (engine.SnapshotInfo, error)
 	Snapshots(volume string) []engine.SnapshotInfo
 	SnapshotUsage(ctx context.Context, name string) (freedIfDeletedNow int64, err error)

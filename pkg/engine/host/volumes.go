@@ -105,14 +105,8 @@ func (h *Host) withDetached(ctx context.Context, doing, pool, volume string, f f
 
 // CreateSnapshot takes a snapshot of a volume, attached or not.
 func (h *Host) CreateSnapshot(ctx context.Context, pool string, spec engine.SnapshotSpec) (info engine.SnapshotInfo, err error) {
-	if err := CheckName("snapshot", spec.Name); err != nil {
+	if err := checkSnapshotSpec(spec); err != nil {
 		return info, err
-	}
-	if err := CheckName("volume", spec.Volume); err != nil {
-		return info, err
-	}
-	if err := checkLabels(spec.Labels); err != nil {
-		return info, fmt.Errorf("create snapshot %q: %w", spec.Name, err)
 	}
 	// The volume's lock is not taken: a snapshot may be cut while the device is being grown or detached; the engine orders those.
 	err = h.with(ctx, pool, func(p Pool) error {
@@ -120,6 +114,23 @@ func (h *Host) CreateSnapshot(ctx context.Context, pool string, spec engine.Snap
 		return err
 	})
 	return info, err
+}
+
+// CreateSnapshotGroup takes snapshots of several volumes of a pool, attached or not, in one cut: all of them or none.
+func (h *Host) CreateSnapshotGroup(ctx context.Context, pool string, spec engine.SnapshotGroupSpec) (infos []engine.SnapshotInfo, err error) {
+	if err := CheckName("snapshot group", spec.Name); err != nil {
+		return nil, err
+	}
+	for _, s := range spec.Snapshots {
+		if err := checkSnapshotSpec(s); err != nil {
+			return nil, fmt.Errorf("create snapshot group %q: %w", spec.Name, err)
+		}
+	}
+	err = h.with(ctx, pool, func(p Pool) error {
+		infos, err = p.CreateSnapshotGroup(ctx, spec)
+		return err
+	})
+	return infos, err
 }
 
 // Snapshot tells of one snapshot.

@@ -198,6 +198,21 @@ func (c *Client) CreateSnapshot(ctx context.Context, pool string, s engine.Snaps
 	return result(c, m, err, snapshotFromWire)
 }
 
+// CreateSnapshotGroup takes snapshots of several volumes in one cut, all of them or none.
+func (c *Client) CreateSnapshotGroup(ctx context.Context, pool string, s engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error) {
+	r := &pb.CreateSnapshotGroupRequest{Pool: pool, Name: s.Name}
+	for _, one := range s.Snapshots {
+		r.Snapshots = append(r.Snapshots, &pb.SnapshotOfGroup{Name: one.Name, Volume: one.Volume, Labels: one.Labels})
+	}
+	m, err := c.engine.CreateSnapshotGroup(ctx, r)
+	return result(c, m, err, func(m *pb.CreateSnapshotGroupResponse) (infos []engine.SnapshotInfo) {
+		for _, i := range m.GetSnapshots() {
+			infos = append(infos, snapshotFromWire(i))
+		}
+		return infos
+	})
+}
+
 // Snapshot tells of one snapshot.
 func (c *Client) Snapshot(ctx context.Context, pool, name string) (engine.SnapshotInfo, error) {
 	m, err := c.engine.GetSnapshot(ctx, &pb.GetSnapshotRequest{Pool: pool, Name: name})

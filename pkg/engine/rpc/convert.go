@@ -71,14 +71,14 @@ func countersFromWire(c *pb.Counters) *engine.Counters {
 func snapshotToWire(s engine.SnapshotInfo) *pb.Snapshot {
 	return &pb.Snapshot{
 		Name: s.Name, Id: s.ID, Volume: s.Volume, VolumeId: s.VolumeID, Size: s.Size, Owned: s.Owned,
-		CreatedAt: timeToWire(s.CreatedAt), Labels: s.Labels,
+		CreatedAt: timeToWire(s.CreatedAt), Labels: s.Labels, Group: s.Group,
 	}
 }
 
 func snapshotFromWire(s *pb.Snapshot) engine.SnapshotInfo {
 	return engine.SnapshotInfo{
 		Name: s.GetName(), ID: s.GetId(), Volume: s.GetVolume(), VolumeID: s.GetVolumeId(), Size: s.GetSize(), Owned: s.GetOwned(),
-		CreatedAt: timeFromWire(s.GetCreatedAt()), Labels: s.GetLabels(),
+		CreatedAt: timeFromWire(s.GetCreatedAt()), Labels: s.GetLabels(), Group: s.GetGroup(),
 	}
 }
 

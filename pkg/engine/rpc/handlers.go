@@ -141,6 +141,22 @@ func (s *Server) CreateSnapshot(ctx context.Context, r *pb.CreateSnapshotRequest
 	return answer(i, err, snapshotToWire)
 }
 
+// CreateSnapshotGroup implements the call.
+func (s *Server) CreateSnapshotGroup(ctx context.Context, r *pb.CreateSnapshotGroupRequest) (*pb.CreateSnapshotGroupResponse, error) {
+	spec := engine.SnapshotGroupSpec{Name: r.Name}
+	for _, one := range r.Snapshots {
+		spec.Snapshots = append(spec.Snapshots, engine.SnapshotSpec{Name: one.GetName(), Volume: one.GetVolume(), Labels: one.GetLabels()})
+	}
+	infos, err := s.host.CreateSnapshotGroup(ctx, r.Pool, spec)
+	return answer(infos, err, func(infos []engine.SnapshotInfo) *pb.CreateSnapshotGroupResponse {
+		resp := &pb.CreateSnapshotGroupResponse{}
+		for _, i := range infos {
+			resp.Snapshots = append(resp.Snapshots, snapshotToWire(i))
+		}
+		return resp
+	})
+}
+
 // ListSnapshots implements the call.
 func (s *Server) ListSnapshots(r *pb.ListSnapshotsRequest, stream grpc.ServerStreamingServer[pb.Snapshot]) error {
 	l, err := s.host.Snapshots(stream.Context(), r.Pool, r.Volume)

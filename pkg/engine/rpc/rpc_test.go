@@ -139,6 +139,20 @@ func TestEveryCall(t *testing.T) {
 	if l := must(c.Snapshots(ctx, "p", "other"))(t); len(l) != 0 {
 		t.Errorf("snapshots %+v", l)
 	}
+	must(c.CreateVolume(ctx, "p", engine.VolumeSpec{Name: "v2", Size: 1 << 20}))(t)
+	g := must(c.CreateSnapshotGroup(ctx, "p", engine.SnapshotGroupSpec{Name: "g", Snapshots: []engine.SnapshotSpec{
+		{Name: "g-v2", Volume: "v2", Labels: map[string]string{"x": "y"}}, {Name: "g-v", Volume: "v"},
+	}}))(t)
+	if len(g) != 2 || g[0].Name != "g-v2" || g[0].Labels["x"] != "y" || g[1].Volume != "v" || g[1].Group != "g" {
+		t.Errorf("group %+v", g)
+	}
+	if _, err := c.CreateSnapshotGroup(ctx, "p", engine.SnapshotGroupSpec{Name: "g"}); !errors.Is(err, engine.ErrInvalid) {
+		t.Errorf("a group of nothing: %v", err)
+	}
+	for _, s := range g {
+		ok(t, c.DeleteSnapshot(ctx, "p", s.Name))
+	}
+	ok(t, c.DeleteVolume(ctx, "p", "v2"))
 	must(c.SnapshotUsage(ctx, "p", "s"))(t)
 	if r := must(c.Check(ctx, "p"))(t); r.Volumes != 1 || r.Layers != 2 || len(r.Problems) != 0 {
 		t.Errorf("check %+v", r)

@@ -44,6 +44,7 @@ type Host interface {
 	Attachments(pool string) []host.Attachment
 
 	CreateSnapshot(ctx context.Context, pool string, spec engine.SnapshotSpec) (engine.SnapshotInfo, error)
+	CreateSnapshotGroup(ctx context.Context, pool string, spec engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error)
 	Snapshot(ctx context.Context, pool, name string) (engine.SnapshotInfo, error)
 	Snapshots(ctx context.Context, pool, volume string) ([]engine.SnapshotInfo, error)
 	SnapshotUsage(ctx context.Context, pool, name string) (freedIfDeletedNow int64, err error)

@@ -218,20 +218,53 @@ func (p *Pool) CreateSnapshot(ctx context.Context, spec engine.SnapshotSpec) (en
 	if err != nil {
 		return engine.SnapshotInfo{}, err
 	}
-	v, err := p.volume(spec.Volume)
-	if err != nil {
+	if err := p.canSnapshot(spec); err != nil {
 		return engine.SnapshotInfo{}, err
 	}
-	if p.snapshots[spec.Name] != nil {
-		return engine.SnapshotInfo{}, fmt.Errorf("snapshot %q: %w", spec.Name, engine.ErrExists)
+	return p.takeSnapshot("", spec), nil
+}
+
+func (p *Pool) canSnapshot(spec engine.SnapshotSpec) error {
+	if _, err := p.volume(spec.Volume); err != nil {
+		return err
 	}
+	if p.snapshots[spec.Name] != nil {
+		return fmt.Errorf("snapshot %q: %w", spec.Name, engine.ErrExists)
+	}
+	return nil
+}
+
+func (p *Pool) takeSnapshot(group string, spec engine.SnapshotSpec) engine.SnapshotInfo {
+	v := p.volumes[spec.Volume]
 	s := &engine.SnapshotInfo{
-		Name: spec.Name, ID: p.e.nextID(), Volume: spec.Volume, VolumeID: v.info.ID, Size: v.info.Size, Owned: v.info.Owned,
-		CreatedAt: Epoch, Labels: maps.Clone(spec.Labels),
+		Name: spec.Name, ID: p.e.nextID(), Volume: spec.Volume, VolumeID: v.info.ID, Group: group, Size: v.info.Size,
+		Owned: v.info.Owned, CreatedAt: Epoch, Labels: maps.Clone(spec.Labels),
 	}
 	v.info.Owned = 0
 	p.snapshots[s.Name] = s
-	return *s, nil
+	return *s
+}
+
+// CreateSnapshotGroup takes several, or none.
+func (p *Pool) CreateSnapshotGroup(ctx context.Context, spec engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error) {
+	unlock, err := p.begin(ctx, "CreateSnapshotGroup", spec.Name)
+	defer unlock()
+	if err != nil {
+		return nil, err
+	}
+	if len(spec.Snapshots) == 0 {
+		return nil, fmt.Errorf("create snapshot group %q: %w: no volumes", spec.Name, engine.ErrInvalid)
+	}
+	for _, s := range spec.Snapshots {
+		if err := p.canSnapshot(s); err != nil {
+			return nil, fmt.Errorf("create snapshot group %q: %w", spec.Name, err)
+		}
+	}
+	var infos []engine.SnapshotInfo
+	for _, s := range spec.Snapshots {
+		infos = append(infos, p.takeSnapshot(spec.Name, s))
+	}
+	return infos, nil
 }
 
 // Snapshot tells of one.

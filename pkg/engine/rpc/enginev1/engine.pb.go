@@ -1786,15 +1786,17 @@ func (x *ListAttachmentsRequest) GetPool() string {
 }
 
 type Snapshot struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Volume        string                 `protobuf:"bytes,3,opt,name=volume,proto3" json:"volume,omitempty"`
-	VolumeId      string                 `protobuf:"bytes,4,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
-	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
-	Owned         int64                  `protobuf:"varint,6,opt,name=owned,proto3" json:"owned,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Volume    string                 `protobuf:"bytes,3,opt,name=volume,proto3" json:"volume,omitempty"`
+	VolumeId  string                 `protobuf:"bytes,4,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	Size      int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Owned     int64                  `protobuf:"varint,6,opt,name=owned,proto3" json:"owned,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Labels    map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The group it was taken with; empty: by itself.
+	Group         string `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1885,6 +1887,13 @@ func (x *Snapshot) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *Snapshot) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
 type CreateSnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -1953,6 +1962,171 @@ func (x *CreateSnapshotRequest) GetLabels() map[string]string {
 	return nil
 }
 
+type CreateSnapshotGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Snapshots     []*SnapshotOfGroup     `protobuf:"bytes,3,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotGroupRequest) Reset() {
+	*x = CreateSnapshotGroupRequest{}
+	mi := &file_engine_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotGroupRequest) ProtoMessage() {}
+
+func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotGroupRequest.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotGroupRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CreateSnapshotGroupRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *CreateSnapshotGroupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateSnapshotGroupRequest) GetSnapshots() []*SnapshotOfGroup {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+type SnapshotOfGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotOfGroup) Reset() {
+	*x = SnapshotOfGroup{}
+	mi := &file_engine_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotOfGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotOfGroup) ProtoMessage() {}
+
+func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotOfGroup.ProtoReflect.Descriptor instead.
+func (*SnapshotOfGroup) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SnapshotOfGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SnapshotOfGroup) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *SnapshotOfGroup) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type CreateSnapshotGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order asked for.
+	Snapshots     []*Snapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotGroupResponse) Reset() {
+	*x = CreateSnapshotGroupResponse{}
+	mi := &file_engine_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotGroupResponse) ProtoMessage() {}
+
+func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotGroupResponse.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotGroupResponse) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CreateSnapshotGroupResponse) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
 type ListSnapshotsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -1964,7 +2138,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2150,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2163,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListSnapshotsRequest) GetPool() string {
@@ -2018,7 +2192,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2204,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2217,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetSnapshotRequest) GetPool() string {
@@ -2077,7 +2251,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2263,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2276,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -2129,7 +2303,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2315,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2328,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -2179,7 +2353,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2365,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2378,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_proto_rawDescGZIP(), []int{37}
 }
 
 type CheckReport struct {
@@ -2222,7 +2396,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2408,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2421,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -2444,7 +2618,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\"\x16\n" +
 	"\x14DetachVolumeResponse\",\n" +
 	"\x16ListAttachmentsRequest\x12\x12\n" +
-	"\x04pool\x18\x01 \x01(\tR\x04pool\"\xc2\x02\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\"\xd8\x02\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -2454,7 +2628,8 @@ const file_engine_proto_rawDesc = "" +
 	"\x05owned\x18\x06 \x01(\x03R\x05owned\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12=\n" +
-	"\x06labels\x18\b \x03(\v2%.rowan.engine.v1.Snapshot.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\b \x03(\v2%.rowan.engine.v1.Snapshot.LabelsEntryR\x06labels\x12\x14\n" +
+	"\x05group\x18\t \x01(\tR\x05group\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x01\n" +
@@ -2465,7 +2640,20 @@ const file_engine_proto_rawDesc = "" +
 	"\x06labels\x18\x04 \x03(\v22.rowan.engine.v1.CreateSnapshotRequest.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"B\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x01\n" +
+	"\x1aCreateSnapshotGroupRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12>\n" +
+	"\tsnapshots\x18\x03 \x03(\v2 .rowan.engine.v1.SnapshotOfGroupR\tsnapshots\"\xbe\x01\n" +
+	"\x0fSnapshotOfGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12D\n" +
+	"\x06labels\x18\x03 \x03(\v2,.rowan.engine.v1.SnapshotOfGroup.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\x1bCreateSnapshotGroupResponse\x127\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x19.rowan.engine.v1.SnapshotR\tsnapshots\"B\n" +
 	"\x14ListSnapshotsRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\"[\n" +
@@ -2487,7 +2675,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06layers\x18\x03 \x01(\x03R\x06layers\x12\x12\n" +
 	"\x04runs\x18\x04 \x01(\x03R\x04runs\x12\x16\n" +
 	"\x06blocks\x18\x05 \x01(\x03R\x06blocks\x12\x16\n" +
-	"\x06hidden\x18\x06 \x01(\x03R\x06hidden2\x96\x0e\n" +
+	"\x06hidden\x18\x06 \x01(\x03R\x06hidden2\x88\x0f\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
@@ -2509,7 +2697,8 @@ const file_engine_proto_rawDesc = "" +
 	"\fAttachVolume\x12$.rowan.engine.v1.AttachVolumeRequest\x1a\x1b.rowan.engine.v1.Attachment\x12[\n" +
 	"\fDetachVolume\x12$.rowan.engine.v1.DetachVolumeRequest\x1a%.rowan.engine.v1.DetachVolumeResponse\x12Y\n" +
 	"\x0fListAttachments\x12'.rowan.engine.v1.ListAttachmentsRequest\x1a\x1b.rowan.engine.v1.Attachment0\x01\x12S\n" +
-	"\x0eCreateSnapshot\x12&.rowan.engine.v1.CreateSnapshotRequest\x1a\x19.rowan.engine.v1.Snapshot\x12S\n" +
+	"\x0eCreateSnapshot\x12&.rowan.engine.v1.CreateSnapshotRequest\x1a\x19.rowan.engine.v1.Snapshot\x12p\n" +
+	"\x13CreateSnapshotGroup\x12+.rowan.engine.v1.CreateSnapshotGroupRequest\x1a,.rowan.engine.v1.CreateSnapshotGroupResponse\x12S\n" +
 	"\rListSnapshots\x12%.rowan.engine.v1.ListSnapshotsRequest\x1a\x19.rowan.engine.v1.Snapshot0\x01\x12X\n" +
 	"\vGetSnapshot\x12#.rowan.engine.v1.GetSnapshotRequest\x1a$.rowan.engine.v1.GetSnapshotResponse\x12a\n" +
 	"\x0eDeleteSnapshot\x12&.rowan.engine.v1.DeleteSnapshotRequest\x1a'.rowan.engine.v1.DeleteSnapshotResponseB4Z2github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1b\x06proto3"
@@ -2526,110 +2715,119 @@ func file_engine_proto_rawDescGZIP() []byte {
 	return file_engine_proto_rawDescData
 }
 
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_engine_proto_goTypes = []any{
-	(*ErrorDetail)(nil),            // 0: rowan.engine.v1.ErrorDetail
-	(*VersionRequest)(nil),         // 1: rowan.engine.v1.VersionRequest
-	(*VersionResponse)(nil),        // 2: rowan.engine.v1.VersionResponse
-	(*Pool)(nil),                   // 3: rowan.engine.v1.Pool
-	(*CreatePoolRequest)(nil),      // 4: rowan.engine.v1.CreatePoolRequest
-	(*ListPoolsRequest)(nil),       // 5: rowan.engine.v1.ListPoolsRequest
-	(*GetPoolRequest)(nil),         // 6: rowan.engine.v1.GetPoolRequest
-	(*OpenPoolRequest)(nil),        // 7: rowan.engine.v1.OpenPoolRequest
-	(*ClosePoolRequest)(nil),       // 8: rowan.engine.v1.ClosePoolRequest
-	(*ClosePoolResponse)(nil),      // 9: rowan.engine.v1.ClosePoolResponse
-	(*GetPoolMetadataRequest)(nil), // 10: rowan.engine.v1.GetPoolMetadataRequest
-	(*PoolMetadata)(nil),           // 11: rowan.engine.v1.PoolMetadata
-	(*CheckPoolRequest)(nil),       // 12: rowan.engine.v1.CheckPoolRequest
-	(*Volume)(nil),                 // 13: rowan.engine.v1.Volume
-	(*Counters)(nil),               // 14: rowan.engine.v1.Counters
-	(*CreateVolumeRequest)(nil),    // 15: rowan.engine.v1.CreateVolumeRequest
-	(*ListVolumesRequest)(nil),     // 16: rowan.engine.v1.ListVolumesRequest
-	(*GetVolumeRequest)(nil),       // 17: rowan.engine.v1.GetVolumeRequest
-	(*GrowVolumeRequest)(nil),      // 18: rowan.engine.v1.GrowVolumeRequest
-	(*DeleteVolumeRequest)(nil),    // 19: rowan.engine.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),   // 20: rowan.engine.v1.DeleteVolumeResponse
-	(*SetVolumeLabelsRequest)(nil), // 21: rowan.engine.v1.SetVolumeLabelsRequest
-	(*RollbackVolumeRequest)(nil),  // 22: rowan.engine.v1.RollbackVolumeRequest
-	(*Attachment)(nil),             // 23: rowan.engine.v1.Attachment
-	(*AttachVolumeRequest)(nil),    // 24: rowan.engine.v1.AttachVolumeRequest
-	(*DetachVolumeRequest)(nil),    // 25: rowan.engine.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil),   // 26: rowan.engine.v1.DetachVolumeResponse
-	(*ListAttachmentsRequest)(nil), // 27: rowan.engine.v1.ListAttachmentsRequest
-	(*Snapshot)(nil),               // 28: rowan.engine.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),  // 29: rowan.engine.v1.CreateSnapshotRequest
-	(*ListSnapshotsRequest)(nil),   // 30: rowan.engine.v1.ListSnapshotsRequest
-	(*GetSnapshotRequest)(nil),     // 31: rowan.engine.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),    // 32: rowan.engine.v1.GetSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),  // 33: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil), // 34: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),            // 35: rowan.engine.v1.CheckReport
-	nil,                            // 36: rowan.engine.v1.Volume.LabelsEntry
-	nil,                            // 37: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                            // 38: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                            // 39: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                            // 40: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 41: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                 // 0: rowan.engine.v1.ErrorDetail
+	(*VersionRequest)(nil),              // 1: rowan.engine.v1.VersionRequest
+	(*VersionResponse)(nil),             // 2: rowan.engine.v1.VersionResponse
+	(*Pool)(nil),                        // 3: rowan.engine.v1.Pool
+	(*CreatePoolRequest)(nil),           // 4: rowan.engine.v1.CreatePoolRequest
+	(*ListPoolsRequest)(nil),            // 5: rowan.engine.v1.ListPoolsRequest
+	(*GetPoolRequest)(nil),              // 6: rowan.engine.v1.GetPoolRequest
+	(*OpenPoolRequest)(nil),             // 7: rowan.engine.v1.OpenPoolRequest
+	(*ClosePoolRequest)(nil),            // 8: rowan.engine.v1.ClosePoolRequest
+	(*ClosePoolResponse)(nil),           // 9: rowan.engine.v1.ClosePoolResponse
+	(*GetPoolMetadataRequest)(nil),      // 10: rowan.engine.v1.GetPoolMetadataRequest
+	(*PoolMetadata)(nil),                // 11: rowan.engine.v1.PoolMetadata
+	(*CheckPoolRequest)(nil),            // 12: rowan.engine.v1.CheckPoolRequest
+	(*Volume)(nil),                      // 13: rowan.engine.v1.Volume
+	(*Counters)(nil),                    // 14: rowan.engine.v1.Counters
+	(*CreateVolumeRequest)(nil),         // 15: rowan.engine.v1.CreateVolumeRequest
+	(*ListVolumesRequest)(nil),          // 16: rowan.engine.v1.ListVolumesRequest
+	(*GetVolumeRequest)(nil),            // 17: rowan.engine.v1.GetVolumeRequest
+	(*GrowVolumeRequest)(nil),           // 18: rowan.engine.v1.GrowVolumeRequest
+	(*DeleteVolumeRequest)(nil),         // 19: rowan.engine.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),        // 20: rowan.engine.v1.DeleteVolumeResponse
+	(*SetVolumeLabelsRequest)(nil),      // 21: rowan.engine.v1.SetVolumeLabelsRequest
+	(*RollbackVolumeRequest)(nil),       // 22: rowan.engine.v1.RollbackVolumeRequest
+	(*Attachment)(nil),                  // 23: rowan.engine.v1.Attachment
+	(*AttachVolumeRequest)(nil),         // 24: rowan.engine.v1.AttachVolumeRequest
+	(*DetachVolumeRequest)(nil),         // 25: rowan.engine.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),        // 26: rowan.engine.v1.DetachVolumeResponse
+	(*ListAttachmentsRequest)(nil),      // 27: rowan.engine.v1.ListAttachmentsRequest
+	(*Snapshot)(nil),                    // 28: rowan.engine.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),       // 29: rowan.engine.v1.CreateSnapshotRequest
+	(*CreateSnapshotGroupRequest)(nil),  // 30: rowan.engine.v1.CreateSnapshotGroupRequest
+	(*SnapshotOfGroup)(nil),             // 31: rowan.engine.v1.SnapshotOfGroup
+	(*CreateSnapshotGroupResponse)(nil), // 32: rowan.engine.v1.CreateSnapshotGroupResponse
+	(*ListSnapshotsRequest)(nil),        // 33: rowan.engine.v1.ListSnapshotsRequest
+	(*GetSnapshotRequest)(nil),          // 34: rowan.engine.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),         // 35: rowan.engine.v1.GetSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),       // 36: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 37: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),                 // 38: rowan.engine.v1.CheckReport
+	nil,                                 // 39: rowan.engine.v1.Volume.LabelsEntry
+	nil,                                 // 40: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                                 // 41: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                                 // 42: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                                 // 43: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	nil,                                 // 44: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),       // 45: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
-	41, // 0: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	36, // 1: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	45, // 0: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	39, // 1: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
 	14, // 2: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
-	37, // 3: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	38, // 4: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	41, // 5: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	39, // 6: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	40, // 7: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	28, // 8: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
-	1,  // 9: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
-	4,  // 10: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
-	5,  // 11: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
-	6,  // 12: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
-	7,  // 13: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
-	8,  // 14: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
-	10, // 15: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
-	12, // 16: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
-	15, // 17: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
-	16, // 18: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
-	17, // 19: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
-	18, // 20: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
-	19, // 21: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
-	21, // 22: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
-	22, // 23: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
-	24, // 24: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
-	25, // 25: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
-	27, // 26: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
-	29, // 27: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
-	30, // 28: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
-	31, // 29: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	33, // 30: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	2,  // 31: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	3,  // 32: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	3,  // 33: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	3,  // 34: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	3,  // 35: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	9,  // 36: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	11, // 37: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
-	35, // 38: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	13, // 39: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	13, // 40: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	13, // 41: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	13, // 42: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	20, // 43: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	13, // 44: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	13, // 45: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	23, // 46: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	26, // 47: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	23, // 48: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	28, // 49: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	28, // 50: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	32, // 51: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	34, // 52: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	31, // [31:53] is the sub-list for method output_type
-	9,  // [9:31] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	40, // 3: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	41, // 4: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	45, // 5: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	42, // 6: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	43, // 7: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	31, // 8: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
+	44, // 9: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	28, // 10: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
+	28, // 11: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
+	1,  // 12: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
+	4,  // 13: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
+	5,  // 14: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
+	6,  // 15: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
+	7,  // 16: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
+	8,  // 17: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
+	10, // 18: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
+	12, // 19: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
+	15, // 20: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
+	16, // 21: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
+	17, // 22: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
+	18, // 23: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
+	19, // 24: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
+	21, // 25: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
+	22, // 26: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
+	24, // 27: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
+	25, // 28: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
+	27, // 29: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
+	29, // 30: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
+	30, // 31: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
+	33, // 32: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
+	34, // 33: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
+	36, // 34: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	2,  // 35: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	3,  // 36: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	3,  // 37: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	3,  // 38: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	3,  // 39: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	9,  // 40: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	11, // 41: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	38, // 42: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	13, // 43: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	13, // 44: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	13, // 45: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	13, // 46: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	20, // 47: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	13, // 48: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	13, // 49: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	23, // 50: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	26, // 51: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	23, // 52: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	28, // 53: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	32, // 54: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
+	28, // 55: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	35, // 56: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	37, // 57: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	35, // [35:58] is the sub-list for method output_type
+	12, // [12:35] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_engine_proto_init() }
@@ -2643,7 +2841,7 @@ func file_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,28 +23,29 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Engine_Version_FullMethodName         = "/rowan.engine.v1.Engine/Version"
-	Engine_CreatePool_FullMethodName      = "/rowan.engine.v1.Engine/CreatePool"
-	Engine_ListPools_FullMethodName       = "/rowan.engine.v1.Engine/ListPools"
-	Engine_GetPool_FullMethodName         = "/rowan.engine.v1.Engine/GetPool"
-	Engine_OpenPool_FullMethodName        = "/rowan.engine.v1.Engine/OpenPool"
-	Engine_ClosePool_FullMethodName       = "/rowan.engine.v1.Engine/ClosePool"
-	Engine_GetPoolMetadata_FullMethodName = "/rowan.engine.v1.Engine/GetPoolMetadata"
-	Engine_CheckPool_FullMethodName       = "/rowan.engine.v1.Engine/CheckPool"
-	Engine_CreateVolume_FullMethodName    = "/rowan.engine.v1.Engine/CreateVolume"
-	Engine_ListVolumes_FullMethodName     = "/rowan.engine.v1.Engine/ListVolumes"
-	Engine_GetVolume_FullMethodName       = "/rowan.engine.v1.Engine/GetVolume"
-	Engine_GrowVolume_FullMethodName      = "/rowan.engine.v1.Engine/GrowVolume"
-	Engine_DeleteVolume_FullMethodName    = "/rowan.engine.v1.Engine/DeleteVolume"
-	Engine_SetVolumeLabels_FullMethodName = "/rowan.engine.v1.Engine/SetVolumeLabels"
-	Engine_RollbackVolume_FullMethodName  = "/rowan.engine.v1.Engine/RollbackVolume"
-	Engine_AttachVolume_FullMethodName    = "/rowan.engine.v1.Engine/AttachVolume"
-	Engine_DetachVolume_FullMethodName    = "/rowan.engine.v1.Engine/DetachVolume"
-	Engine_ListAttachments_FullMethodName = "/rowan.engine.v1.Engine/ListAttachments"
-	Engine_CreateSnapshot_FullMethodName  = "/rowan.engine.v1.Engine/CreateSnapshot"
-	Engine_ListSnapshots_FullMethodName   = "/rowan.engine.v1.Engine/ListSnapshots"
-	Engine_GetSnapshot_FullMethodName     = "/rowan.engine.v1.Engine/GetSnapshot"
-	Engine_DeleteSnapshot_FullMethodName  = "/rowan.engine.v1.Engine/DeleteSnapshot"
+	Engine_Version_FullMethodName             = "/rowan.engine.v1.Engine/Version"
+	Engine_CreatePool_FullMethodName          = "/rowan.engine.v1.Engine/CreatePool"
+	Engine_ListPools_FullMethodName           = "/rowan.engine.v1.Engine/ListPools"
+	Engine_GetPool_FullMethodName             = "/rowan.engine.v1.Engine/GetPool"
+	Engine_OpenPool_FullMethodName            = "/rowan.engine.v1.Engine/OpenPool"
+	Engine_ClosePool_FullMethodName           = "/rowan.engine.v1.Engine/ClosePool"
+	Engine_GetPoolMetadata_FullMethodName     = "/rowan.engine.v1.Engine/GetPoolMetadata"
+	Engine_CheckPool_FullMethodName           = "/rowan.engine.v1.Engine/CheckPool"
+	Engine_CreateVolume_FullMethodName        = "/rowan.engine.v1.Engine/CreateVolume"
+	Engine_ListVolumes_FullMethodName         = "/rowan.engine.v1.Engine/ListVolumes"
+	Engine_GetVolume_FullMethodName           = "/rowan.engine.v1.Engine/GetVolume"
+	Engine_GrowVolume_FullMethodName          = "/rowan.engine.v1.Engine/GrowVolume"
+	Engine_DeleteVolume_FullMethodName        = "/rowan.engine.v1.Engine/DeleteVolume"
+	Engine_SetVolumeLabels_FullMethodName     = "/rowan.engine.v1.Engine/SetVolumeLabels"
+	Engine_RollbackVolume_FullMethodName      = "/rowan.engine.v1.Engine/RollbackVolume"
+	Engine_AttachVolume_FullMethodName        = "/rowan.engine.v1.Engine/AttachVolume"
+	Engine_DetachVolume_FullMethodName        = "/rowan.engine.v1.Engine/DetachVolume"
+	Engine_ListAttachments_FullMethodName     = "/rowan.engine.v1.Engine/ListAttachments"
+	Engine_CreateSnapshot_FullMethodName      = "/rowan.engine.v1.Engine/CreateSnapshot"
+	Engine_CreateSnapshotGroup_FullMethodName = "/rowan.engine.v1.Engine/CreateSnapshotGroup"
+	Engine_ListSnapshots_FullMethodName       = "/rowan.engine.v1.Engine/ListSnapshots"
+	Engine_GetSnapshot_FullMethodName         = "/rowan.engine.v1.Engine/GetSnapshot"
+	Engine_DeleteSnapshot_FullMethodName      = "/rowan.engine.v1.Engine/DeleteSnapshot"
 )
 
 // EngineClient is the client API for Engine service.
@@ -79,6 +80,8 @@ type EngineClient interface {
 	DetachVolume(ctx context.Context, in *DetachVolumeRequest, opts ...grpc.CallOption) (*DetachVolumeResponse, error)
 	ListAttachments(ctx context.Context, in *ListAttachmentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Attachment], error)
 	CreateSnapshot(ctx context.Context, in *CreateSnapshotRequest, opts ...grpc.CallOption) (*Snapshot, error)
+	// CreateSnapshotGroup takes snapshots of several volumes in one cut: all of them or none.
+	CreateSnapshotGroup(ctx context.Context, in *CreateSnapshotGroupRequest, opts ...grpc.CallOption) (*CreateSnapshotGroupResponse, error)
 	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Snapshot], error)
 	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error)
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
@@ -309,6 +312,16 @@ func (c *engineClient) CreateSnapshot(ctx context.Context, in *CreateSnapshotReq
 	return out, nil
 }
 
+func (c *engineClient) CreateSnapshotGroup(ctx context.Context, in *CreateSnapshotGroupRequest, opts ...grpc.CallOption) (*CreateSnapshotGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateSnapshotGroupResponse)
+	err := c.cc.Invoke(ctx, Engine_CreateSnapshotGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Snapshot], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[3], Engine_ListSnapshots_FullMethodName, cOpts...)
@@ -380,6 +393,8 @@ type EngineServer interface {
 	DetachVolume(context.Context, *DetachVolumeRequest) (*DetachVolumeResponse, error)
 	ListAttachments(*ListAttachmentsRequest, grpc.ServerStreamingServer[Attachment]) error
 	CreateSnapshot(context.Context, *CreateSnapshotRequest) (*Snapshot, error)
+	// CreateSnapshotGroup takes snapshots of several volumes in one cut: all of them or none.
+	CreateSnapshotGroup(context.Context, *CreateSnapshotGroupRequest) (*CreateSnapshotGroupResponse, error)
 	ListSnapshots(*ListSnapshotsRequest, grpc.ServerStreamingServer[Snapshot]) error
 	GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error)
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
@@ -449,6 +464,9 @@ func (UnimplementedEngineServer) ListAttachments(*ListAttachmentsRequest, grpc.S
 }
 func (UnimplementedEngineServer) CreateSnapshot(context.Context, *CreateSnapshotRequest) (*Snapshot, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateSnapshot not implemented")
+}
+func (UnimplementedEngineServer) CreateSnapshotGroup(context.Context, *CreateSnapshotGroupRequest) (*CreateSnapshotGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateSnapshotGroup not implemented")
 }
 func (UnimplementedEngineServer) ListSnapshots(*ListSnapshotsRequest, grpc.ServerStreamingServer[Snapshot]) error {
 	return status.Error(codes.Unimplemented, "method ListSnapshots not implemented")
@@ -801,6 +819,24 @@ func _Engine_CreateSnapshot_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_CreateSnapshotGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateSnapshotGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).CreateSnapshotGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_CreateSnapshotGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).CreateSnapshotGroup(ctx, req.(*CreateSnapshotGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_ListSnapshots_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ListSnapshotsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -918,6 +954,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateSnapshot",
 			Handler:    _Engine_CreateSnapshot_Handler,
+		},
+		{
+			MethodName: "CreateSnapshotGroup",
+			Handler:    _Engine_CreateSnapshotGroup_Handler,
 		},
 		{
 			MethodName: "GetSnapshot",
