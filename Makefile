@@ -66,6 +66,14 @@ kill-test: ## Kill the engine 20 (KILLS=n) times under verified I/O, as root; SE
 	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) -artifacts -outputdir $(CURDIR)/.cache/kill-test ./test/e2e/crash \
 		-args -kills $(KILLS) $(if $(SEED),-seed $(SEED))
 
+.PHONY: crash-test
+crash-test: CUTS ?= 100000
+crash-test: ## Cut 100000 (CUTS=n) times through recorded runs of the engine; SEED=n goes on from a run's seed
+	@hack/setup.sh test
+	@mkdir -p .cache/crash-test
+	$(GO) test -count=1 -v -timeout 12h -run 'TestCrash' -artifacts -outputdir $(CURDIR)/.cache/crash-test ./pkg/engine \
+		-args -crash.cuts $(CUTS) $(if $(SEED),-crash.seed $(SEED))
+
 .PHONY: bench
 bench: build ## Measure the engine on this machine; fails below the bars (BENCHFLAGS="--only first --dir /mnt/fast")
 	@hack/setup.sh bench

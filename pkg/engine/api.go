@@ -44,6 +44,9 @@ type Options struct {
 	anyRingFS bool
 	bootID    *[16]byte
 	patience  time.Duration // for other engines' locks and for space
+	logBytes  int64         // how much of a metadata log is prewritten
+	wroteRing func(off int64, p []byte)
+	mutate    mutation
 }
 
 func (o Options) boot() ([16]byte, error) {

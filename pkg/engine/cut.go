@@ -37,7 +37,7 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 			return err
 		}
 	}
-	open, err := shutGates(volumes)
+	open, err := p.shutGates(volumes)
 	defer open()
 	if err != nil {
 		return err
@@ -77,11 +77,11 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 
 // shutGates shuts the gates of those volumes that are open and waits until nobody is inside. open opens them again, those shut before an error too.
 // All are shut before any is waited for: writers are kept out as long as the slowest write takes, not as long as each volume's slowest together.
-func shutGates(volumes []*volume) (open func(), err error) {
+func (p *Pool) shutGates(volumes []*volume) (open func(), err error) {
 	var shut []*volume
 	var empty []<-chan struct{}
 	for _, v := range slices.SortedFunc(slices.Values(volumes), func(a, b *volume) int { return cmp.Compare(a.id, b.id) }) {
-		if v.open != nil {
+		if v.open != nil && !p.breaks(mutateGates) {
 			shut = append(shut, v)
 			empty = append(empty, v.open.gate.shut())
 		}

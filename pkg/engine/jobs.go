@@ -135,7 +135,7 @@ func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
 	}
 	line := p.catalogue.lineageOf(l)
 	var freed []extent
-	err = p.store.commit(func(b *batch) (bool, error) {
+	err = p.commitThen(func(b *batch) (bool, error) {
 		for began := time.Now(); done < len(pages) && !b.full() && (done == 0 || time.Since(began) < stepTime); done++ {
 			lp, err := readLayerPage(b.s.db, line, pages[done])
 			if err != nil {
@@ -158,7 +158,7 @@ func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
 			freed = append(freed, res.freed...)
 		}
 		return false, nil
-	}, func() { p.release(freed) })
+	}, step{mutateReuseSynced, func() { p.release(freed) }})
 	return done, err
 }
 

@@ -2,8 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"context"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -48,7 +46,7 @@ func takeKill(w *cutWorld, disk *fsys.Mem, ringDir string) *killPoint {
 		k.snapshots[name] = *s
 	}
 	k.name, k.ring = ringCopy(ringDir)
-	k.disk = disk.KillClone()
+	k.disk = disk.KillClone(nil)
 	return k
 }
 
@@ -59,99 +57,6 @@ func (k *killPoint) options(t *testing.T) Options {
 		must(t, os.WriteFile(filepath.Join(o.RingDir, k.name), k.ring, 0o600))
 	}
 	return o
-}
-
-// TestKillAnywhere kills the process in the middle of writes and syncs, and once more while it opens the pool again: every acknowledged write is there,
-// every snapshot exact, and the metadata whole.
-func TestKillAnywhere(t *testing.T) {
-	seeds, first := *cutSeeds, uint64(1)
-	if *cutSeed != 0 {
-		seeds, first = 1, *cutSeed
-	}
-	for i := range seeds {
-		seed := first + uint64(i)
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { runKills(t, seed) })
-	}
-}
-
-func runKills(t *testing.T, seed uint64) {
-	r := rand.New(rand.NewPCG(seed, 5))
-	disk := fsys.NewMem()
-	o := testOptions(t)
-	o.fs, o.bootID = disk, &[16]byte{1}
-	p, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: "/pool", Size: MinPoolSize}, o)
-	must(t, err)
-	tp := &testPool{t, p, o, "/pool"}
-	var mu sync.Mutex // guards world and points
-	world := &cutWorld{snapshots: map[string]*cutSnapshot{}}
-	for i := range 2 {
-		name := fmt.Sprintf("volume-%d", i)
-		world.volumes = append(world.volumes, newCutModel(name, tp.volume(name, 1<<20)))
-	}
-	killRand := rand.New(rand.NewPCG(seed, 6))
-	var points []*killPoint
-	next := killRand.IntN(40)
-	disk.During(func(fsys.Op, string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if next--; next < 0 && len(points) < *cutEach {
-			next = killRand.IntN(60)
-			points = append(points, takeKill(world, disk, o.RingDir))
-		}
-	})
-	for range 400 {
-		cutStep(t, tp, r, &mu, world)
-	}
-	if seed%2 == 0 { // the process may die while it closes the pool
-		mu.Lock()
-		points, next = points[:min(len(points), *cutEach/2)], killRand.IntN(4)
-		mu.Unlock()
-		must(t, tp.Close(t.Context()))
-	}
-	disk.During(nil)
-	_ = tp.kill()
-	for i, k := range points {
-		if err := verifyKill(t, k, world, killRand); err != nil {
-			t.Fatalf("death %d: %v", i, err)
-		}
-	}
-}
-
-// verifyKill opens the pool, dies on the way, and opens it again.
-func verifyKill(t *testing.T, k *killPoint, w *cutWorld, r *rand.Rand) error {
-	o := k.options(t)
-	var mu sync.Mutex
-	var second *killPoint
-	next := r.IntN(12)
-	k.disk.During(func(fsys.Op, string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if next--; next == 0 {
-			second = &killPoint{cutPoint: k.cutPoint}
-			second.name, second.ring = ringCopy(o.RingDir)
-			second.disk = k.disk.KillClone()
-		}
-	})
-	p, err := OpenPool(context.Background(), "/pool", o)
-	if err != nil {
-		return err
-	}
-	k.disk.During(nil)
-	if err := (&testPool{t, p, o, "/pool"}).kill(); err != nil {
-		return err
-	}
-	if err := verifyCut(t, &k.cutPoint, w, o); err != nil {
-		return err
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if second == nil {
-		return nil
-	}
-	if err := verifyCut(t, &second.cutPoint, w, second.options(t)); err != nil {
-		return fmt.Errorf("died again while it was opened: %w", err)
-	}
-	return nil
 }
 
 // The process dies with large writes in the ring that no flush covered, and the power fails while the pool is opened again, anywhere, or just after: where

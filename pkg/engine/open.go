@@ -175,7 +175,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 func (p *Pool) openPebble(fresh bool) (*pebble.DB, <-chan struct{}, error) {
 	dead := make(chan struct{})
 	var once sync.Once
-	p.meta = metafs.New(p.fs, metafs.Config{OnNoSpace: p.releaseBallast, OnFatal: func(err error) {
+	p.meta = metafs.New(p.fs, metafs.Config{LogBytes: p.options.logBytes, OnNoSpace: p.releaseBallast, OnFatal: func(err error) {
 		p.fail(err)
 		once.Do(func() { close(dead) })
 	}})
@@ -307,7 +307,10 @@ func (p *Pool) openRing(rec format.Pool) ([]ring.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := ring.Config{Dir: p.options.RingDir, PoolID: p.member.Superblock().PoolID, BootID: boot, Bytes: p.options.ringBytes, AnyFileSystem: p.options.anyRingFS}
+	c := ring.Config{
+		Dir: p.options.RingDir, PoolID: p.member.Superblock().PoolID, BootID: boot, Bytes: p.options.ringBytes, AnyFileSystem: p.options.anyRingFS,
+		Wrote: p.options.wroteRing,
+	}
 	r, err := ring.Open(c, rec.OpenEpoch)
 	var entries []ring.Entry
 	if err == nil {
@@ -373,7 +376,7 @@ func (p *Pool) replay(entries []ring.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	if err := p.member.Flush(); err != nil {
+	if err := p.flushMember(mutateReplayFlush); err != nil {
 		return fmt.Errorf("flush member before replay: %w", err)
 	}
 	type key struct {

@@ -207,10 +207,14 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 		if !e.IsZero() {
 			place = e.Place()
 		}
-		err := r.Append(ring.Entry{
+		entry := ring.Entry{
 			Sequence: p.seq.Add(1), Generation: e.Gen(), Block: uint64(page)*runs.Blocks + uint64(e.Off()), Place: place, Length: uint32(e.Len()),
-		})
-		if err != nil {
+		}
+		if v.pool.breaks(mutateRing) {
+			r.Release(1)
+			continue
+		}
+		if err := r.Append(entry); err != nil {
 			return err
 		}
 	}

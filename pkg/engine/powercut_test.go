@@ -4,19 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
 
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
-)
-
-var (
-	cutSeeds = flag.Int("powercut.seeds", 6, "how many workloads the power-cut test runs")
-	cutSeed  = flag.Uint64("powercut.seed", 0, "run this one workload only")
-	cutEach  = flag.Int("powercut.cuts", 12, "power cuts in each workload")
 )
 
 // cutOp is one operation on a block: a write of the whole block, of sectors 2 to 5, or a discard.
@@ -37,6 +30,9 @@ type cutModel struct {
 	acked   []uint32 // last operation that returned
 	flushed []uint32 // last operation that a flush covers
 }
+
+// cutEach is how many power cuts there are in a workload.
+const cutEach = 12
 
 // cutBlocks is how many blocks of a volume the workload uses: some large writes side by side.
 const cutBlocks = 5 * largeWrite / 2
@@ -132,19 +128,6 @@ type cutPoint struct {
 	snapshots map[string]cutSnapshot
 }
 
-// TestPowerCut runs workloads on a disk that remembers what a power cut may leave, cuts the power in the middle of writes and syncs, and checks the
-// promises of the package sector by sector.
-func TestPowerCut(t *testing.T) {
-	seeds, first := *cutSeeds, uint64(1)
-	if *cutSeed != 0 {
-		seeds, first = 1, *cutSeed
-	}
-	for i := range seeds {
-		seed := first + uint64(i)
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { must(t, runPowerCuts(t, seed, nil)) })
-	}
-}
-
 // A member flush that leaves out the sync of segments written in unwritten extents is found by the same workload.
 func TestPowerCutFindsMissingSync(t *testing.T) {
 	for seed := uint64(1); seed < 20; seed++ {
@@ -180,7 +163,7 @@ func runPowerCuts(t *testing.T, seed uint64, spoil func(*Pool)) error {
 	disk.During(func(fsys.Op, string) {
 		mu.Lock()
 		defer mu.Unlock()
-		if next--; next >= 0 || len(points) >= *cutEach {
+		if next--; next >= 0 || len(points) >= cutEach {
 			return
 		}
 		next = cutRand.IntN(60)
@@ -199,7 +182,7 @@ func runPowerCuts(t *testing.T, seed uint64, spoil func(*Pool)) error {
 	}
 	disk.During(nil)
 	must(t, tp.kill())
-	if len(points) < *cutEach {
+	if len(points) < cutEach {
 		t.Fatalf("only %d power cuts", len(points))
 	}
 	for i, c := range points {

@@ -10,8 +10,9 @@ import (
 // rounds makes what is pending durable. Rounds follow one another; a FLUSH joins the next one that has not begun, never one under way, because that
 // one's member flush may have begun before the FLUSH's writes returned.
 type rounds struct {
-	mu      sync.Mutex // guards next and running
+	mu      sync.Mutex // guards next, under and running
 	next    *round
+	under   *round // the last one that began
 	running bool
 
 	turn sync.Mutex // held for a whole round
@@ -32,6 +33,9 @@ func (p *Pool) flush() error {
 		rs.next = r
 	}
 	if rs.running {
+		if under := rs.under; p.breaks(mutateJoinRound) && under != nil {
+			r = under
+		}
 		rs.mu.Unlock()
 		<-r.done
 		return r.err
@@ -71,7 +75,7 @@ func (p *Pool) runRound() {
 	defer rs.turn.Unlock()
 	rs.mu.Lock()
 	r := rs.next
-	rs.next = nil
+	rs.next, rs.under = nil, r
 	rs.mu.Unlock()
 	r.err = p.commitPending(nil, nil)
 	close(r.done)
@@ -87,8 +91,12 @@ func (p *Pool) commitPending(extra func(b *batch) error, durable func()) error {
 	if err := p.failure(); err != nil {
 		return err
 	}
+	rule := mutateRoundFlush
+	if extra != nil {
+		rule = mutateCutFlush
+	}
 	sealed := p.pages.sealAll()
-	if err := p.member.Flush(); err != nil {
+	if err := p.flushMember(rule); err != nil {
 		err = fmt.Errorf("flush member: %w", err)
 		p.fail(err)
 		return err
@@ -97,19 +105,33 @@ func (p *Pool) commitPending(extra func(b *batch) error, durable func()) error {
 		return p.failure()
 	}
 	c := roundCommit{p: p, sealed: sealed, extra: extra, rewritten: map[*pendingPage]struct{}{}, volumes: map[*volume]struct{}{}}
-	return p.store.commit(c.compose, func() {
-		if durable != nil {
-			durable()
-		}
-		p.ring.Retire(sealed.seq)
-		p.pages.settle(sealed, c.rewritten)
-		p.release(c.freed)
-	})
+	return p.commitThen(c.compose,
+		step{do: func() {
+			if durable != nil {
+				durable()
+			}
+		}},
+		step{mutateRetire, func() { p.ring.Retire(sealed.seq) }},
+		step{do: func() { p.pages.settle(sealed, c.rewritten) }},
+		step{mutateReuseSynced, func() { p.release(c.freed) }},
+	)
+}
+
+// flushMember is the flush that a rule asks for.
+func (p *Pool) flushMember(rule mutation) error {
+	if p.breaks(rule) {
+		return nil
+	}
+	return p.member.Flush()
 }
 
 // release gives held blocks back when nobody can still touch them. Their removal is durable.
 func (p *Pool) release(freed []extent) {
 	if len(freed) == 0 {
+		return
+	}
+	if p.breaks(mutateReusePinned) {
+		p.alloc.Release(freed)
 		return
 	}
 	p.epochs.Defer(func() { p.alloc.Release(freed) })

@@ -61,15 +61,16 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, name string) error {
 	}
 	l := p.catalogue.layers[s.rec.Layer]
 	var r *retirement
-	err = p.store.commitOne(func(b *batch) {
+	err = p.commitThen(func(b *batch) (bool, error) {
 		b.remove(format.SnapshotKey(s.id))
 		r = p.retire(b, l, layerChange{name: true})
-	}, func() {
+		return false, nil
+	}, step{mutateJoin, func() {
 		p.catalogue.mu.Lock()
 		delete(p.catalogue.snapshots, name)
 		r.apply()
 		p.catalogue.mu.Unlock()
-	})
+	}})
 	p.kickJobs()
 	if err != nil {
 		return fmt.Errorf("delete snapshot %q: %w", name, err)

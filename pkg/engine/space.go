@@ -67,11 +67,12 @@ func (p *Pool) reserve() (more bool, err error) {
 	if err := p.member.Reserve(seg, uint32(from*alloc.ChunkBlocks), uint32(to*alloc.ChunkBlocks)); err != nil {
 		return false, err
 	}
-	err = p.store.commitOne(func(b *batch) {
+	err = p.commitThen(func(b *batch) (bool, error) {
 		for k := from; k < to; k++ {
 			b.setChunk(seg*alloc.SegmentChunks+uint32(k), alloc.Reserved, true)
 		}
-	}, func() { p.alloc.Add(alloc.Reserved, seg, from, to) })
+		return false, nil
+	}, step{mutateReserve, func() { p.alloc.Add(alloc.Reserved, seg, from, to) }})
 	return err == nil, err
 }
 

@@ -48,8 +48,13 @@ type store struct {
 // returned, in the order of the jobs, before done is told.
 type job struct {
 	compose func(b *batch) (more bool, err error)
+	applied func() // of a mutation only; nil: the rules are kept
 	durable func()
 	done    chan error
+}
+
+func newJob(compose func(b *batch) (more bool, err error), durable func()) *job {
+	return &job{compose: compose, durable: durable, done: make(chan error, 1)}
 }
 
 type unsynced struct {
@@ -102,7 +107,10 @@ func (s *store) close() error {
 
 // commit applies one change and returns when it is durable.
 func (s *store) commit(compose func(b *batch) (more bool, err error), durable func()) error {
-	j := &job{compose: compose, durable: durable, done: make(chan error, 1)}
+	return s.run(newJob(compose, durable))
+}
+
+func (s *store) run(j *job) error {
 	select {
 	case s.jobs <- j:
 	case <-s.dead:
@@ -163,6 +171,9 @@ func (s *store) perform(j *job) error {
 		u := &unsynced{b: b.Batch}
 		if !more {
 			u.last = j
+			if j.applied != nil {
+				j.applied()
+			}
 		}
 		s.syncs <- u
 	}

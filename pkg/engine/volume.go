@@ -105,8 +105,10 @@ func readMapped(p *Pool, m *mapping, count *volumeCounters, b []byte, off int64)
 }
 
 func readPart(p *Pool, m *mapping, count *volumeCounters, page uint32, at int, b []byte) error {
-	pin := p.epochs.Pin()
-	defer p.epochs.Unpin(pin)
+	if !p.breaks(mutateReadPin) {
+		pin := p.epochs.Pin()
+		defer p.epochs.Unpin(pin)
+	}
 	// Asked for under the pin: what a closed map names may be another volume's by now, and a closed pool's maps are no more.
 	if m.closed.Load() || p.closed.Load() {
 		return ErrClosed

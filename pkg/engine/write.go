@@ -137,6 +137,9 @@ func (w *partWrite) run(first, end int) error {
 		w.undo()
 		return errNeedRing
 	}
+	if p.breaks(mutatePublish) {
+		return errors.Join(w.publish(), w.writeAll())
+	}
 	if err := w.writeAll(); err != nil {
 		// The new blocks stay taken until the pool is opened again: their content is unknown, and so is whether the device is still at them.
 		if len(w.news) > 0 {
@@ -145,6 +148,11 @@ func (w *partWrite) run(first, end int) error {
 		}
 		return err
 	}
+	return w.publish()
+}
+
+func (w *partWrite) publish() error {
+	p := w.v.pool
 	if len(w.news) == 0 {
 		return nil
 	}
@@ -275,6 +283,10 @@ func (w *partWrite) writeMerged(e runs.Entry, from int) error {
 	defer putBlock(b)
 	var buf [1]runs.Entry
 	old := runs.Slice(buf[:0], w.list, from/BlockSize, from/BlockSize+1)
+	if w.v.pool.breaks(mutateNewBlockInParts) {
+		from, to := max(from, w.at), min(from+BlockSize, w.at+len(w.b))
+		return w.v.pool.writeData(&w.v.count, w.b[from-w.at:to-w.at], e.Place(), from-e.Off()*BlockSize)
+	}
 	if err := readEntries(w.v.pool, &w.v.count, old, from, *b); err != nil {
 		return err
 	}

@@ -18,16 +18,23 @@ import (
 //   - Every 512-byte sector holds its last durable content or any later write of its own; sectors are independent of one another.
 //   - Sync makes its own file durable, and every direct write to any file of the same device, as long as the write went to a block that was written
 //     and synced before. A direct write to a hole or an unwritten extent needs a Sync of its own file, which records that it is written now.
+//   - A Sync or SyncDir vouches only for what had returned when it began.
 //   - Space in a file is there for good when a Sync of the file began after Allocate, or the first write, returned; Grew counts writes that had none.
 //   - A file's size and a folder's names survive as they were at the last Sync or SyncDir, or as one of the later changes left them. A rename across
 //     folders makes both folders durable.
 //
 // It is sparse: zeroes take no memory. All files are on one device unless AddDevice says otherwise.
 type Mem struct {
-	mu      sync.Mutex
-	root    *memNode
-	devices []*memDevice // the first one holds the root
-	during  func(Op, string)
+	mu         sync.Mutex
+	root       *memNode
+	devices    []*memDevice // the first one holds the root
+	during     func(Op, string)
+	clock      uint64             // counts changes
+	numbers    int32              // nodes made
+	operations int                // writes and syncs begun
+	writes     map[int]*memChange // under way
+	syncs      map[int]uint64     // under way, and when they began
+	tape       *Tape              // nil: nothing is recorded
 }
 
 var _ FS = (*Mem)(nil)
@@ -43,26 +50,45 @@ type memDevice struct {
 
 // memNode is a file or a folder.
 type memNode struct {
+	number int32
 	device *memDevice
 	mtime  time.Time
 	data   *memData // of a file; nil: a folder
 	holder *memFile // has the lock
 
-	names   map[string]*memNode   // of a folder, now
-	durable map[string]*memNode   // as of the last SyncDir
-	later   []map[string]*memNode // after each change since
+	names   map[string]*memNode // of a folder, now
+	durable map[string]*memNode // as of the last SyncDir
+	later   []memNames          // after each change since
+}
+
+// memNames are a folder's names after a change.
+type memNames struct {
+	names map[string]*memNode
+	when  uint64
 }
 
 // NewMem makes an empty file system that says it is XFS of 1 TiB.
 func NewMem() *Mem {
-	m := &Mem{}
+	m := &Mem{writes: map[int]*memChange{}, syncs: map[int]uint64{}}
 	m.devices = []*memDevice{{id: 1, prefix: "/", total: 1 << 40, typ: "xfs", dirty: map[*memPage]struct{}{}}}
-	m.root = newFolder(m.devices[0])
+	m.root = m.newNode(m.devices[0], true, 0)
 	return m
 }
 
-func newFolder(d *memDevice) *memNode {
-	return &memNode{device: d, mtime: time.Now(), names: map[string]*memNode{}, durable: map[string]*memNode{}}
+func (m *Mem) number() int32 {
+	m.numbers++
+	return m.numbers
+}
+
+func (m *Mem) newNode(d *memDevice, folder bool, number int32) *memNode {
+	m.numbers = max(m.numbers, number)
+	n := &memNode{number: number, device: d, mtime: time.Now()}
+	if folder {
+		n.names, n.durable = map[string]*memNode{}, map[string]*memNode{}
+	} else {
+		n.data = newMemData(d)
+	}
+	return n
 }
 
 // AddDevice puts a new, durable folder on a device of its own, as if one were mounted there.
@@ -135,10 +161,17 @@ func (m *Mem) Grew(glob string) (n int) {
 }
 
 // changed notes a folder's new state, which a power cut may or may not leave.
-func (n *memNode) changed() { n.later = append(n.later, maps.Clone(n.names)) }
+func (n *memNode) changed(now uint64) { n.later = append(n.later, memNames{maps.Clone(n.names), now}) }
 
 // settle makes a folder's present names durable.
 func (n *memNode) settle() { n.durable, n.later = maps.Clone(n.names), nil }
+
+// sync makes the names durable that a folder had at a moment.
+func (n *memNode) sync(then uint64) {
+	for len(n.later) > 0 && n.later[0].when <= then {
+		n.durable, n.later = n.later[0].names, n.later[1:]
+	}
+}
 
 func (m *Mem) find(op, name string) (*memNode, error) {
 	if !filepath.IsAbs(name) {
@@ -196,16 +229,14 @@ func (m *Mem) Open(name string, flags OpenFlags) (File, error) {
 	case node == nil && flags&Create == 0:
 		return nil, pathError("open", name, unix.ENOENT)
 	case node == nil:
-		node = &memNode{device: folder.device, mtime: time.Now(), data: newMemData(folder.device)}
-		folder.names[base] = node
-		folder.changed()
+		node = m.do(Step{Kind: stepMake, Name: base}, folder, nil)
 	case flags&Exclusive != 0:
 		return nil, pathError("open", name, unix.EEXIST)
 	case node.data == nil:
 		return nil, pathError("open", name, unix.EISDIR)
 	}
 	if flags&Truncate != 0 {
-		node.data.truncate(0)
+		m.do(Step{Kind: stepTruncate}, node, nil)
 	}
 	return &memFile{fs: m, node: node, name: name, flags: flags}, nil
 }
@@ -221,9 +252,7 @@ func (m *Mem) MkdirAll(name string) error {
 		}
 		next, ok := at.names[part]
 		if !ok {
-			next = newFolder(at.device)
-			at.names[part] = next
-			at.changed()
+			next = m.do(Step{Kind: stepMkdir, Name: part}, at, nil)
 		}
 		if next.data != nil {
 			return pathError("mkdir", name, unix.ENOTDIR)
@@ -248,8 +277,7 @@ func (m *Mem) Remove(name string) error {
 	if len(node.names) > 0 {
 		return pathError("remove", name, unix.ENOTEMPTY)
 	}
-	delete(folder.names, base)
-	folder.changed()
+	m.do(Step{Kind: stepRemove, Name: base}, folder, nil)
 	return nil
 }
 
@@ -262,8 +290,7 @@ func (m *Mem) RemoveAll(name string) error {
 		return nil // nothing is there
 	}
 	if _, ok := folder.names[base]; ok {
-		delete(folder.names, base)
-		folder.changed()
+		m.do(Step{Kind: stepRemove, Name: base}, folder, nil)
 	}
 	return nil
 }
@@ -293,14 +320,7 @@ func (m *Mem) Rename(from, to string) error {
 	case old != nil && old.data != nil && node.data == nil:
 		return pathError("rename", to, unix.ENOTDIR)
 	}
-	delete(source.names, fromBase)
-	target.names[toBase] = node
-	if source == target {
-		source.changed()
-		return nil
-	}
-	source.settle()
-	target.settle()
+	m.do(Step{Kind: stepRename, Name: fromBase, To: toBase}, source, target)
 	return nil
 }
 
@@ -340,17 +360,21 @@ func (m *Mem) SyncDir(name string) error {
 	if err == nil && node.data != nil {
 		err = pathError("sync folder", name, unix.ENOTDIR)
 	}
-	during := m.during
-	m.mu.Unlock()
 	if err != nil {
+		m.mu.Unlock()
 		return err
 	}
+	during := m.during
+	s := Step{Kind: stepSyncDir, Operation: m.operation()}
+	m.do(s, node, nil)
+	m.mu.Unlock()
 	if during != nil {
 		during(OpSyncDir, name)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	node.settle()
+	s.Kind = stepSyncedDir
+	m.do(s, node, nil)
 	return nil
 }
 

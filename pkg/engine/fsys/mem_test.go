@@ -204,7 +204,7 @@ func TestKillClone(t *testing.T) {
 	must(t, f.Lock())
 	mustWrite(t, f, sector('a'), 0)
 	mustOpen(t, m, "/new", Create|Write)
-	killed := m.KillClone()
+	killed := m.KillClone(nil)
 	mustWrite(t, f, sector('x'), 0) // of the dead one
 	g := mustOpen(t, killed, "/a", Write|Direct)
 	must(t, g.Lock())

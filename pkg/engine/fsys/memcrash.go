@@ -9,22 +9,28 @@ import (
 // CrashClone is what the file system may hold after a power cut at this moment: every choice that the contract leaves open is made by rng. The clone
 // has no open files and no locks, and everything in it is durable. The original goes on as if nothing had happened.
 func (m *Mem) CrashClone(rng *rand.Rand) *Mem {
+	// How likely a sector gets something later than its durable content: of some cuts nothing, of some all.
+	keep := [...]float64{0, 0.1, 0.5, 0.5, 0.9, 1}[rng.IntN(6)]
 	return m.clone(&cloner{
 		names: func(n *memNode) (now, durable map[string]*memNode) {
-			states := append([]map[string]*memNode{n.durable}, n.later...)
-			now = states[rng.IntN(len(states))]
+			if now = n.durable; len(n.later) > 0 {
+				if i := rng.IntN(len(n.later) + 1); i > 0 {
+					now = n.later[i-1].names
+				}
+			}
 			return now, now
 		},
-		data: func(d *memData, dev *memDevice) *memData { return d.crash(rng, dev) },
+		data: func(d *memData, dev *memDevice) *memData { return d.crash(rng, dev, keep) },
 	})
 }
 
 // KillClone is what the file system holds when the process that used it is killed and the machine goes on: all that was written, with the locks
-// dropped, and no more of it durable than before.
-func (m *Mem) KillClone() *Mem {
+// dropped, and no more of it durable than before. Of the writes that were under way, which end after the process, rng chooses the sectors that they
+// reach; without one they are whole.
+func (m *Mem) KillClone(rng *rand.Rand) *Mem {
 	return m.clone(&cloner{
 		names: func(n *memNode) (now, durable map[string]*memNode) { return n.names, n.durable },
-		data:  func(d *memData, dev *memDevice) *memData { return d.copy(dev) },
+		data:  func(d *memData, dev *memDevice) *memData { return d.copy(rng, dev) },
 	})
 }
 
@@ -40,7 +46,7 @@ func (m *Mem) clone(c *cloner) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c.devices, c.nodes = map[*memDevice]*memDevice{}, map[*memNode]*memNode{}
-	copied := &Mem{}
+	copied := &Mem{clock: m.clock, numbers: m.numbers, operations: m.operations, writes: map[int]*memChange{}, syncs: map[int]uint64{}}
 	for _, d := range m.devices {
 		dev := &memDevice{id: d.id, prefix: d.prefix, total: d.total, typ: d.typ, dirty: map[*memPage]struct{}{}}
 		c.devices[d] = dev
@@ -54,7 +60,7 @@ func (c *cloner) node(n *memNode) *memNode {
 	if done := c.nodes[n]; done != nil {
 		return done
 	}
-	copied := &memNode{device: c.devices[n.device], mtime: n.mtime}
+	copied := &memNode{number: n.number, device: c.devices[n.device], mtime: n.mtime}
 	c.nodes[n] = copied
 	if n.data != nil {
 		copied.data = c.data(n.data, copied.device)
@@ -63,7 +69,7 @@ func (c *cloner) node(n *memNode) *memNode {
 	now, durable := c.names(n)
 	copied.names, copied.durable = c.folder(now), c.folder(durable)
 	if !maps.Equal(copied.names, copied.durable) {
-		copied.changed()
+		copied.changed(0)
 	}
 	return copied
 }
@@ -77,21 +83,18 @@ func (c *cloner) folder(names map[string]*memNode) map[string]*memNode {
 	return copied
 }
 
-func (d *memData) crash(rng *rand.Rand, dev *memDevice) *memData {
+func (d *memData) crash(rng *rand.Rand, dev *memDevice, keep float64) *memData {
 	left := newMemData(dev)
-	left.size = d.sizes[rng.IntN(len(d.sizes))]
-	left.sizes[0] = left.size
+	left.size = d.sizes[rng.IntN(len(d.sizes))].size
+	left.sizes[0].size = left.size
 	maps.Copy(left.written, d.written)
 	maps.Copy(left.space, d.space)
 	for _, number := range slices.Sorted(maps.Keys(d.pages)) {
 		page := &memPage{}
 		for i := range page.durable {
 			page.durable[i] = d.pages[number].durable[i]
-			if later := d.pages[number].later[i]; len(later) > 0 {
-				// Half of the time the durable content stays, however many writes came later.
-				if pick := rng.IntN(2 * len(later)); pick < len(later) {
-					page.durable[i] = later[pick].data
-				}
+			if later := d.pages[number].later[i]; len(later) > 0 && rng.Float64() < keep {
+				page.durable[i] = later[rng.IntN(len(later))].data
 			}
 		}
 		left.pages[number] = page
@@ -117,17 +120,30 @@ func (d *memData) cut() {
 	}
 }
 
-func (d *memData) copy(dev *memDevice) *memData {
+func (d *memData) copy(rng *rand.Rand, dev *memDevice) *memData {
 	copied := newMemData(dev)
 	copied.size, copied.sizes = d.size, slices.Clone(d.sizes)
+	for i := range copied.sizes {
+		copied.sizes[i].by = landed(copied.sizes[i].by)
+	}
 	maps.Copy(copied.written, d.written)
-	maps.Copy(copied.writing, d.writing)
 	maps.Copy(copied.space, d.space)
-	maps.Copy(copied.spacing, d.spacing)
-	for number, page := range d.pages {
+	for number, by := range d.writing {
+		copied.writing[number] = landed(by)
+	}
+	for number, by := range d.spacing {
+		copied.spacing[number] = landed(by)
+	}
+	for _, number := range slices.Sorted(maps.Keys(d.pages)) {
+		page := d.pages[number]
 		twin := &memPage{durable: page.durable}
 		for i, later := range page.later {
-			twin.later[i] = slices.Clone(later)
+			for _, v := range later {
+				if v.by.ended != 0 || rng == nil || rng.IntN(2) == 0 {
+					v.by = landed(v.by)
+					twin.later[i] = append(twin.later[i], v)
+				}
+			}
 		}
 		copied.pages[number] = twin
 		if _, ok := d.dirty[page]; ok {
@@ -138,4 +154,12 @@ func (d *memData) copy(dev *memDevice) *memData {
 		}
 	}
 	return copied
+}
+
+// landed is a change as the next process finds it: ended.
+func landed(by *memChange) *memChange {
+	if by == nil || by.ended != 0 {
+		return by
+	}
+	return &memChange{ended: 1}
 }

@@ -61,29 +61,32 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (f *memFile) WriteAt(p []byte, off int64) (int, error) { return f.write(OpWrite, p, off) }
-
-func (f *memFile) WriteAtDurable(p []byte, off int64) (int, error) {
-	n, err := f.write(OpWriteDurable, p, off)
-	if err != nil {
-		return n, err
-	}
-	f.fs.mu.Lock()
-	defer f.fs.mu.Unlock()
-	f.node.data.settle(off, int64(len(p)))
-	return n, nil
+func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
+	return f.write(OpWrite, stepWritten, p, off)
 }
 
-func (f *memFile) write(op Op, p []byte, off int64) (int, error) {
+func (f *memFile) WriteAtDurable(p []byte, off int64) (int, error) {
+	return f.write(OpWriteDurable, stepWrittenDurably, p, off)
+}
+
+func (f *memFile) write(op Op, end StepKind, p []byte, off int64) (int, error) {
 	if err := f.check(string(op), p, off); err != nil {
 		return 0, err
 	}
 	if err := f.enter(string(op), true); err != nil {
 		return 0, err
 	}
-	f.node.data.write(p, off, f.flags&Direct != 0)
+	s := Step{Kind: stepWrite, Off: off, Len: int64(len(p)), Data: p, Direct: f.flags&Direct != 0, Operation: f.fs.operation()}
+	f.fs.do(s, f.node, nil)
 	f.leave(op)
+	f.end(Step{Kind: end, Off: off, Len: s.Len, Operation: s.Operation})
 	return len(p), nil
+}
+
+func (f *memFile) end(s Step) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	f.fs.do(s, f.node, nil)
 }
 
 // leave drops the lock and calls the hook, while the operation may still be torn.
@@ -99,10 +102,10 @@ func (f *memFile) Sync() error {
 	if err := f.enter("fdatasync", false); err != nil {
 		return err
 	}
+	s := Step{Kind: stepSync, Operation: f.fs.operation()}
+	f.fs.do(s, f.node, nil)
 	f.leave(OpSync)
-	f.fs.mu.Lock()
-	defer f.fs.mu.Unlock()
-	f.node.data.sync()
+	f.end(Step{Kind: stepSynced, Operation: s.Operation})
 	return nil
 }
 
@@ -122,7 +125,7 @@ func (f *memFile) Truncate(size int64) error {
 	if size < 0 {
 		return pathError("truncate", f.name, unix.EINVAL)
 	}
-	f.node.data.truncate(size)
+	f.fs.do(Step{Kind: stepTruncate, Off: size}, f.node, nil)
 	return nil
 }
 
@@ -134,7 +137,7 @@ func (f *memFile) Allocate(off, length int64) error {
 	if off < 0 || length <= 0 {
 		return pathError("allocate", f.name, unix.EINVAL)
 	}
-	f.node.data.allocate(off, length)
+	f.fs.do(Step{Kind: stepAllocate, Off: off, Len: length}, f.node, nil)
 	return nil
 }
 
@@ -146,7 +149,7 @@ func (f *memFile) Punch(off, length int64) error {
 	if off < 0 || length <= 0 {
 		return pathError("punch", f.name, unix.EINVAL)
 	}
-	f.node.data.zero(off, length)
+	f.fs.do(Step{Kind: stepPunch, Off: off, Len: length}, f.node, nil)
 	return nil
 }
 

@@ -154,7 +154,7 @@ func TestFailuresAreReportedAndParked(t *testing.T) {
 			default:
 			}
 			// What is on disk opens again.
-			again := New(mem.KillClone(), Config{})
+			again := New(mem.KillClone(nil), Config{})
 			left, err := pebble.Open("/meta", smallOptions(again))
 			must(t, err)
 			if verify(t, left) < 1 {

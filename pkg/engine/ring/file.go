@@ -21,6 +21,9 @@ type Config struct {
 	BootID        [16]byte // of /proc/sys/kernel/random/boot_id
 	Bytes         int64    // of a ring to make: the slots' size, a power of two, 4 KiB to 1 GiB; 0: DefaultBytes
 	AnyFileSystem bool     // for tests: do not insist on a tmpfs
+	// Wrote, if set, is told of every change of the file, in order, so that a test can make any state of it again: p was stored at off. It is called
+	// with the ring's lock held and does not keep p. The first call for a new ring has all of it; one without bytes says that the file goes.
+	Wrote func(off int64, p []byte)
 }
 
 // Path is the ring's file.
@@ -63,7 +66,8 @@ func Create(c Config, epoch uint64) (*Ring, error) {
 	if err := os.Rename(path, c.Path()); err != nil {
 		return nil, errors.Join(fmt.Errorf("create ring: %w", err), r.Close(), os.Remove(path))
 	}
-	r.path = c.Path()
+	r.path, r.wrote = c.Path(), c.Wrote
+	r.tell(0, r.mem)
 	return r, nil
 }
 
@@ -108,7 +112,7 @@ func Open(c Config, epoch uint64) (*Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.header = h
+	r.header, r.wrote = h, c.Wrote
 	return r, nil
 }
 

@@ -19,6 +19,7 @@ import (
 type Ring struct {
 	path    string
 	warning error
+	wrote   func(off int64, p []byte) // Config's
 
 	// mu guards what follows, and every access to mem, so that Close cannot unmap under one. It is held for some tens of nanoseconds.
 	mu       sync.Mutex
@@ -130,10 +131,24 @@ func (r *Ring) Append(e Entry) error {
 	word := (*uint64)(unsafe.Pointer(&slot[entrySize-8]))
 	atomic.StoreUint64(word, 0)
 	copy(slot[:entrySize-8], p[:])
+	r.tellSlot(slot, e.Sequence)
 	atomic.StoreUint64(word, binary.NativeEndian.Uint64(p[entrySize-8:]))
+	r.tellSlot(slot, e.Sequence)
 	r.reserved--
 	r.last = max(r.last, e.Sequence)
 	return nil
+}
+
+func (r *Ring) tell(off int64, p []byte) {
+	if r.wrote != nil {
+		r.wrote(off, p)
+	}
+}
+
+func (r *Ring) tellSlot(slot *[entrySize]byte, sequence uint64) {
+	if r.wrote != nil {
+		r.wrote(int64(pageSize+sequence%(1<<r.header.log2)*entrySize), slot[:])
+	}
 }
 
 func (r *Ring) slot(i uint64) *[entrySize]byte {
@@ -240,7 +255,9 @@ func (r *Ring) storeHeader() {
 	r.header.serial++
 	var p [headerSize]byte
 	r.header.encode(&p)
-	copy(r.mem[r.header.serial%2*copyStride:], p[:])
+	at := r.header.serial % 2 * copyStride
+	copy(r.mem[at:], p[:])
+	r.tell(int64(at), p[:])
 }
 
 // Close lets the memory go; the file stays for the next process. Waiters are woken with ErrClosed.
@@ -265,6 +282,7 @@ func (r *Ring) Remove() error {
 	if errors.Is(err, ErrClosed) {
 		err = nil
 	}
+	r.tell(0, nil)
 	if rm := os.Remove(r.path); rm != nil && !errors.Is(rm, fs.ErrNotExist) {
 		err = errors.Join(err, fmt.Errorf("remove ring: %w", rm))
 	}

@@ -1,0 +1,139 @@
+package engine
+
+import (
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+)
+
+// holdLimit is how long an armed hold lasts at most: where the rules are kept, some of what is tried meanwhile waits for what is held.
+const holdLimit = 30 * time.Millisecond
+
+// armed holds every call up that matches, until it is released.
+type armed struct {
+	match    func(fsys.Call) bool
+	once     sync.Once
+	held     chan struct{} // closed when the first is held
+	released chan struct{}
+}
+
+func (p *pace) arm(op fsys.Op, ext string) *armed {
+	a := &armed{held: make(chan struct{}), released: make(chan struct{})}
+	a.match = func(c fsys.Call) bool { return c.Op == op && filepath.Ext(c.Name) == ext }
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed = a
+	return a
+}
+
+func (p *pace) release(a *armed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed = nil
+	close(a.released)
+}
+
+func (p *pace) armedFor(c fsys.Call) *armed {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.armed == nil || !p.armed.match(c) {
+		return nil
+	}
+	return p.armed
+}
+
+func (a *armed) hold() {
+	a.once.Do(func() { close(a.held) })
+	wait(a.released)
+}
+
+func wait(c <-chan struct{}) {
+	timeout := time.NewTimer(holdLimit)
+	defer timeout.Stop()
+	select {
+	case <-c:
+	case <-timeout.C:
+	}
+}
+
+// pair takes two volumes for the caller alone: the first with blocks of its own that are durable, the second with none.
+func (g *guests) pair(r *rand.Rand, f func(a, b *slot) error) error {
+	i := r.IntN(crashVolumes)
+	a, b := g.slots[i], g.slots[(i+1)%crashVolumes]
+	for _, s := range []*slot{a, b} {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	err := g.blocks(b, 0, guestBlocks, true)
+	if err == nil {
+		err = g.blocks(a, 0, largeWrite, false)
+	}
+	if err == nil {
+		err = g.flushOnce(a)
+	}
+	if err != nil {
+		return err
+	}
+	return f(a, b)
+}
+
+// blocks writes or discards blocks, as far as there is space.
+func (g *guests) blocks(s *slot, from, n int, zero bool) error {
+	err := g.change(s, mark{Kind: markBegin, Inc: s.inc.id, From: from * sectorsPerBlock, To: (from + n) * sectorsPerBlock, Zero: zero}, true)
+	if errors.Is(err, ErrNoSpace) {
+		return nil
+	}
+	return err
+}
+
+// takeMany writes many blocks that a volume does not have, one by one.
+func (g *guests) takeMany(s *slot) error {
+	for i := range crashRing/64 - 4 {
+		if err := g.blocks(s, 2*i, 1, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// heldCommit keeps a commit from becoming durable that took blocks from one volume, and which holds many entries of the ring, while another volume asks
+// for as many blocks and entries. It gets neither before the commit is durable.
+func (g *guests) heldCommit(r *rand.Rand) error {
+	return g.pair(r, func(a, b *slot) error {
+		for i := range largeWrite / 2 {
+			if err := g.blocks(a, 2*i, 1, true); err != nil {
+				return err
+			}
+		}
+		log := g.pace.arm(fsys.OpWriteDurable, ".log")
+		flushed := make(chan error, 1)
+		go func() { flushed <- g.flushOnce(a) }()
+		wait(log.held)
+		err := g.takeMany(b)
+		g.pace.release(log)
+		return errors.Join(err, <-flushed)
+	})
+}
+
+// heldRead keeps reads from reaching their blocks, which are discarded, durably, and wanted by another volume meanwhile.
+func (g *guests) heldRead(r *rand.Rand) error {
+	return g.pair(r, func(a, b *slot) error {
+		reads := g.pace.arm(fsys.OpRead, ".seg")
+		read := make(chan error, 1)
+		go func() { read <- g.readAt(a, 0, largeWrite) }()
+		wait(reads.held)
+		err := g.blocks(a, 0, largeWrite, true)
+		if err == nil {
+			err = g.flushOnce(a)
+		}
+		if err == nil {
+			err = g.takeMany(b)
+		}
+		g.pace.release(reads)
+		return errors.Join(err, <-read)
+	})
+}

@@ -1,0 +1,190 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+)
+
+// manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
+func (g *guests) manage(ctx context.Context, r *rand.Rand) error {
+	if err := errors.Join(g.heldCommit(r), g.heldRead(r)); err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		if err := g.manageOnce(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *guests) manageOnce(r *rand.Rand) error {
+	extra := g.slots[crashVolumes]
+	name, inc, taken := g.anySnapshot(r)
+	switch n := r.IntN(100); {
+	case n < 4:
+		return g.heldCommit(r)
+	case n < 8:
+		return g.heldRead(r)
+	case taken < 2, n < 35 && taken < 8:
+		return g.snapshot(r, g.slots[r.IntN(crashVolumes)])
+	case n < 70:
+		return g.deleteSnapshot(name)
+	case n < 76:
+		return g.rollback(name, inc)
+	case n < 82 && extra.dev == nil:
+		return g.createVolume(extra, name)
+	case n < 86 && extra.dev != nil:
+		return g.deleteVolume(extra)
+	case extra.dev != nil:
+		return g.write(context.Background(), r, extra, r.IntN(2)*crashSpan, 5)
+	default:
+		g.mu.Lock()
+		s := g.w.snapshots[name]
+		g.mu.Unlock()
+		return g.checkSnapshot(name, g.w.inc(s.inc), s)
+	}
+}
+
+func (g *guests) anySnapshot(r *rand.Rand) (name string, inc, taken int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	names := sortedKeys(g.w.snapshots)
+	if len(names) == 0 {
+		return "", 0, 0
+	}
+	name = names[r.IntN(len(names))]
+	return name, g.w.snapshots[name].inc, len(names)
+}
+
+func (g *guests) snapshot(r *rand.Rand, s *slot) error {
+	m := mark{Kind: markSnapshot, Snapshot: fmt.Sprintf("snapshot-%x", r.Uint64()), Inc: s.inc.id}
+	m.Operation = g.note(m)
+	if _, err := g.CreateSnapshot(context.Background(), SnapshotSpec{Name: m.Snapshot, Volume: s.name}); err != nil {
+		if errors.Is(err, ErrBusy) {
+			m.Kind = markSnapshotDeleted
+			g.note(m)
+			return nil
+		}
+		return err
+	}
+	m.Kind = markSnapshotTaken
+	g.note(m)
+	return g.learn(m)
+}
+
+// learn reads a snapshot for the first time. What it shows is what it must show from now on.
+func (g *guests) learn(m mark) error {
+	all, err := g.readSnapshot(m.Snapshot)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	s := g.w.snapshots[m.Snapshot]
+	err = g.w.inc(s.inc).check(0, all, s.lo, s.hi)
+	g.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", m.Snapshot, err)
+	}
+	m.Kind, m.Stamps = markSnapshotRead, make([]stamp, guestSectors)
+	for i := range m.Stamps {
+		m.Stamps[i], _ = stampOf(all[i*sectorSize : (i+1)*sectorSize])
+	}
+	g.note(m)
+	return nil
+}
+
+func (g *guests) deleteSnapshot(name string) error {
+	m := mark{Kind: markSnapshotDelete, Snapshot: name}
+	m.Operation = g.note(m)
+	if err := g.DeleteSnapshot(context.Background(), name); err != nil {
+		return err
+	}
+	m.Kind = markSnapshotDeleted
+	g.note(m)
+	return nil
+}
+
+// begin notes that a volume is to become another incarnation.
+func (g *guests) begin(s *slot, from string) mark {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := mark{Kind: markChange, Volume: s.name, Inc: len(g.w.incs) + 1}
+	if from != "" {
+		m.Stamps = g.w.snapshots[from].stamps
+	}
+	m.Operation = g.noteLocked(m)
+	return m
+}
+
+func (g *guests) changed(s *slot, m mark) (err error) {
+	m.Kind = markChanged
+	g.note(m)
+	g.mu.Lock()
+	s.inc = g.w.inc(m.Inc)
+	g.mu.Unlock()
+	s.dev, err = g.OpenVolume(context.Background(), s.name)
+	return err
+}
+
+// createVolume makes a slot's volume, blank or from a snapshot.
+func (g *guests) createVolume(s *slot, from string) error {
+	m := g.begin(s, from)
+	spec := VolumeSpec{Name: s.name, FromSnapshot: from}
+	if from == "" {
+		spec.Size = 1 << 20
+	}
+	if _, err := g.CreateVolume(context.Background(), spec); err != nil {
+		return err
+	}
+	return g.changed(s, m)
+}
+
+// closed closes a slot's volume; nobody uses it meanwhile. Its end runs a round.
+func (g *guests) closed(s *slot) error {
+	n := g.note(mark{Kind: markFlush})
+	err := s.dev.Close(context.Background())
+	s.dev = nil
+	if err == nil {
+		g.note(mark{Kind: markFlushed, Operation: n})
+	}
+	return err
+}
+
+func (g *guests) deleteVolume(s *slot) error {
+	if err := g.closed(s); err != nil {
+		return err
+	}
+	m := mark{Kind: markChange, Volume: s.name}
+	m.Operation = g.note(m)
+	if err := g.DeleteVolume(context.Background(), s.name); err != nil {
+		return err
+	}
+	m.Kind = markChanged
+	g.note(m)
+	return nil
+}
+
+func (g *guests) rollback(snapshot string, inc int) error {
+	g.mu.Lock()
+	volume := g.w.inc(inc).volume
+	g.mu.Unlock()
+	for _, s := range g.slots {
+		if s.name != volume || s.dev == nil {
+			continue
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err := g.closed(s); err != nil {
+			return err
+		}
+		m := g.begin(s, snapshot)
+		if _, err := g.RollbackVolume(context.Background(), s.name, snapshot); err != nil {
+			return err
+		}
+		return g.changed(s, m)
+	}
+	return nil
+}

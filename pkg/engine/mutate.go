@@ -1,0 +1,53 @@
+package engine
+
+// mutation names a rule that a test breaks in one pool, to see that the crash tests notice. The zero value breaks none, and nothing but tests of this
+// package can set another. It is asked where the rule is kept, so each such place also says what it is for.
+type mutation uint8
+
+const (
+	mutateNothing         mutation = iota
+	mutateRoundFlush               // a round commits runs without a member flush
+	mutateCutFlush                 // a cut does
+	mutateReplayFlush              // the open sequence does
+	mutatePublish                  // a run is published before its data is written
+	mutateRing                     // a write is acknowledged without its entry in the ring
+	mutateJoinRound                // a FLUSH joins the round under way
+	mutateReuseSynced              // blocks are reused before the commit that freed them is durable
+	mutateReusePinned              // blocks are reused while older pins last
+	mutateReadPin                  // reads do not pin
+	mutateGates                    // a cut shuts no gates
+	mutateRetire                   // ring entries are retired before their commit's sync
+	mutateJoin                     // heads learn of a join before its commit's sync
+	mutateReserve                  // reserved chunks are handed out before their commit's sync
+	mutateNewBlockInParts          // of a new block only the guest's bytes are written
+	mutations
+)
+
+func (p *Pool) breaks(m mutation) bool { return m != mutateNothing && p.options.mutate == m }
+
+// step is one of those that follow a commit's sync. A mutation takes its step too early, when the batch is applied and not synced.
+type step struct {
+	rule mutation
+	do   func()
+}
+
+// commitThen commits and then does the steps, in order, when the commit is durable and before it returns.
+func (p *Pool) commitThen(compose func(b *batch) (more bool, err error), steps ...step) error {
+	j := newJob(compose, func() {
+		for _, s := range steps {
+			if !p.breaks(s.rule) {
+				s.do()
+			}
+		}
+	})
+	if p.options.mutate != mutateNothing {
+		j.applied = func() {
+			for _, s := range steps {
+				if p.breaks(s.rule) {
+					s.do()
+				}
+			}
+		}
+	}
+	return p.store.run(j)
+}
