@@ -119,6 +119,28 @@ func (g *guests) heldCommit(r *rand.Rand) error {
 	})
 }
 
+// heldJoin keeps the commit from becoming durable that gives a snapshot's blocks to its volume, while the volume writes them. They are the snapshot's
+// until then.
+func (g *guests) heldJoin(r *rand.Rand) error {
+	return g.pair(r, func(a, _ *slot) error {
+		name, err := g.snapshot(r, a)
+		if err != nil || name == "" {
+			return err
+		}
+		log := g.pace.arm(fsys.OpWriteDurable, ".log")
+		deleted := make(chan error, 1)
+		go func() { deleted <- g.deleteSnapshot(name) }()
+		wait(log.held)
+		for i := range largeWrite / 8 {
+			if err == nil {
+				err = g.blocks(a, 8*i, 6, false)
+			}
+		}
+		g.pace.release(log)
+		return errors.Join(err, <-deleted)
+	})
+}
+
 // heldRead keeps reads from reaching their blocks, which are discarded, durably, and wanted by another volume meanwhile.
 func (g *guests) heldRead(r *rand.Rand) error {
 	return g.pair(r, func(a, b *slot) error {

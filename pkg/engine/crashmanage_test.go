@@ -9,7 +9,7 @@ import (
 
 // manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
 func (g *guests) manage(ctx context.Context, r *rand.Rand) error {
-	if err := errors.Join(g.heldCommit(r), g.heldRead(r)); err != nil {
+	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r)); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -28,8 +28,11 @@ func (g *guests) manageOnce(r *rand.Rand) error {
 		return g.heldCommit(r)
 	case n < 8:
 		return g.heldRead(r)
-	case taken < 2, n < 35 && taken < 8:
-		return g.snapshot(r, g.slots[r.IntN(crashVolumes)])
+	case n < 12:
+		return g.heldJoin(r)
+	case taken < 2, n < 39 && taken < 8:
+		_, err := g.snapshot(r, g.slots[r.IntN(crashVolumes)])
+		return err
 	case n < 70:
 		return g.deleteSnapshot(name)
 	case n < 76:
@@ -59,20 +62,21 @@ func (g *guests) anySnapshot(r *rand.Rand) (name string, inc, taken int) {
 	return name, g.w.snapshots[name].inc, len(names)
 }
 
-func (g *guests) snapshot(r *rand.Rand, s *slot) error {
+// snapshot takes one and returns its name; none where writers kept the gates from shutting.
+func (g *guests) snapshot(r *rand.Rand, s *slot) (name string, err error) {
 	m := mark{Kind: markSnapshot, Snapshot: fmt.Sprintf("snapshot-%x", r.Uint64()), Inc: s.inc.id}
 	m.Operation = g.note(m)
 	if _, err := g.CreateSnapshot(context.Background(), SnapshotSpec{Name: m.Snapshot, Volume: s.name}); err != nil {
 		if errors.Is(err, ErrBusy) {
 			m.Kind = markSnapshotDeleted
 			g.note(m)
-			return nil
+			return "", nil
 		}
-		return err
+		return "", err
 	}
 	m.Kind = markSnapshotTaken
 	g.note(m)
-	return g.learn(m)
+	return m.Snapshot, g.learn(m)
 }
 
 // learn reads a snapshot for the first time. What it shows is what it must show from now on.
