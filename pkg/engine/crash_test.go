@@ -123,11 +123,7 @@ func save(t *testing.T, r *recording, c cut) string {
 }
 
 func replayTape(t *testing.T) {
-	f, err := os.Open(*crashTape)
-	must(t, err)
-	defer f.Close()
-	r := &recording{}
-	must(t, gob.NewDecoder(f).Decode(r))
+	r := loadTape(t, *crashTape)
 	cuts := []cut{{at: *crashAt, kind: cutKind(*crashKind), choice: *crashPick}}
 	if *crashAt == 0 {
 		cuts = r.cuts(*crashCuts, rand.New(rand.NewPCG(r.Seed, 1)))
@@ -135,4 +131,31 @@ func replayTape(t *testing.T) {
 	if c, err := crashAll(t, r, cuts, crashOptions(t)); err != nil {
 		t.Fatalf("%v: %v", c, err)
 	}
+}
+
+// A saved recording can be cut again as it was.
+func TestSavedRecording(t *testing.T) {
+	r := mustRecord(t, 1)
+	name := filepath.Join(t.TempDir(), "tape")
+	f, err := os.Create(name)
+	must(t, err)
+	must(t, gob.NewEncoder(f).Encode(r))
+	must(t, f.Close())
+	again := loadTape(t, name)
+	c, err := crashAll(t, again, again.cuts(20, rand.New(rand.NewPCG(1, 1))), crashOptions(t))
+	if err != nil {
+		t.Fatalf("%v: %v", c, err)
+	}
+	if len(again.Tape.Steps) != len(r.Tape.Steps) || len(again.Marks) != len(r.Marks) {
+		t.Fatalf("%d steps and %d marks were saved, %d and %d loaded", len(r.Tape.Steps), len(r.Marks), len(again.Tape.Steps), len(again.Marks))
+	}
+}
+
+func loadTape(t *testing.T, name string) *recording {
+	f, err := os.Open(name)
+	must(t, err)
+	defer f.Close()
+	r := &recording{}
+	must(t, gob.NewDecoder(f).Decode(r))
+	return r
 }
