@@ -17,6 +17,7 @@ import (
 // has chainBlocks blocks of each volume to itself, used in turn.
 type chain struct {
 	first         int           // block
+	back          bool          // from the last volume to the first: against the order in which gates close, where it stays ahead of a cut that is not one
 	issued, acked atomic.Uint64 // last write sent, and last that returned
 }
 
@@ -25,7 +26,11 @@ const chainBlocks = 4
 // at is where write n goes, among so many volumes.
 func (c *chain) at(n uint64, volumes int) (volume int, off int64) {
 	k := uint64(volumes)
-	return int(n % k), (int64(c.first) + int64(n/k%chainBlocks)) * BlockSize
+	volume = int(n % k)
+	if c.back {
+		volume = volumes - 1 - volume
+	}
+	return volume, (int64(c.first) + int64(n/k%chainBlocks)) * BlockSize
 }
 
 func (c *chain) write(ctx context.Context, devs []*Volume) error {
@@ -89,7 +94,7 @@ func TestGroupIsAPrefix(t *testing.T) {
 	}
 	var writers []*chain
 	for i := range chains {
-		c := &chain{first: i * chainBlocks}
+		c := &chain{first: i * chainBlocks, back: i%2 == 1}
 		writers = append(writers, c)
 		run(func() error { return c.write(ctx, devs) })
 	}
