@@ -17,6 +17,7 @@ const (
 	SizeUnit      = 1 << 20   // bytes: a volume's size is a multiple of it
 	MinPoolSize   = 256 << 20 // bytes of data
 	MaxGroup      = 256       // snapshots of one group
+	MaxRanges     = 65536     // ranges of one answer of Diff
 )
 
 // PoolSpec describes a pool to make. Exactly one of Directory and Device is set.

@@ -103,6 +103,28 @@ func TestZeroWhileRoundCommits(t *testing.T) {
 	}
 }
 
+// A job over the last page that a volume can have comes to its end: the page after it has no key, and must not be looked for under another's.
+func TestJobOverLastPageEnds(t *testing.T) {
+	p, _ := memPool(t)
+	v := p.volume("v", MaxVolumeSize)
+	b := bytes.Repeat([]byte{1}, BlockSize)
+	last := v.Size() - BlockSize
+	for _, off := range []int64{0, last} {
+		_, err := v.WriteAt(b, off)
+		must(t, err)
+	}
+	_, err := p.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
+	must(t, err)
+	_, err = v.WriteAt(b, last)
+	must(t, err)
+	must(t, v.Flush())
+	must(t, p.DeleteSnapshot(t.Context(), "s"))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	must(t, p.WaitJobs(ctx))
+	p.check()
+}
+
 // The process dies between two batches of one round: what the volume maps is counted right after the replay.
 func TestKillBetweenBatchesCounts(t *testing.T) {
 	p, _ := memPool(t)

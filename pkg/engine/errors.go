@@ -18,6 +18,8 @@ var (
 	ErrShrink = errors.New("shrinking is not supported")
 	// ErrNotDescendant: a volume can only be rolled back to a snapshot of its own.
 	ErrNotDescendant = errors.New("snapshot is not one of this volume's")
+	// ErrUnrelated: a difference is known within a family only, among what descends from one volume.
+	ErrUnrelated = errors.New("not of one family")
 )
 
 // The object is in a state that does not allow it now.

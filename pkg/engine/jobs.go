@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
@@ -80,7 +82,7 @@ func (p *Pool) runJob(id uint64, job format.Job) error {
 	}
 	for _, gen := range gens {
 		for next := uint32(0); ; {
-			pages, err := p.touchedFrom(gen, next)
+			pages, err := touchedFrom(p.store.db, gen, next, stepPages)
 			if err != nil {
 				return err
 			}
@@ -103,14 +105,17 @@ func (p *Pool) runJob(id uint64, job format.Job) error {
 	return p.endJob(id)
 }
 
-// touchedFrom lists the next pages that a generation has runs in.
-func (p *Pool) touchedFrom(gen uint64, page uint32) (pages []uint32, err error) {
-	err = scan(p.store.db, format.TouchedKey(gen, page), format.Upper(format.TouchedPrefix(gen)), func(key, _ []byte) error {
+// touchedFrom lists the pages that a generation has runs in, from one on, so many at most.
+func touchedFrom(r pebble.Reader, gen uint64, page uint32, most int) (pages []uint32, err error) {
+	if page >= maxPages {
+		return nil, nil // its key would be another page's
+	}
+	err = scan(r, format.TouchedKey(gen, page), format.Upper(format.TouchedPrefix(gen)), func(key, _ []byte) error {
 		_, page, err := format.ParseTouchedKey(key)
 		if err != nil {
 			return err
 		}
-		if pages = append(pages, page); len(pages) == stepPages {
+		if pages = append(pages, page); len(pages) == most {
 			return errEnough
 		}
 		return nil
@@ -201,7 +206,7 @@ func (p *Pool) dropEmptyGens(b *batch, r *retirement, l *layer) {
 	rec := l.rec
 	rec.Gens = nil
 	for i, gen := range l.rec.Gens {
-		pages, err := p.touchedFrom(gen, 0)
+		pages, err := touchedFrom(p.store.db, gen, 0, 1)
 		if err != nil || len(pages) > 0 || i == len(l.rec.Gens)-1 {
 			rec.Gens = append(rec.Gens, gen)
 		}

@@ -45,17 +45,31 @@ type history struct {
 	snapshots map[string]modelSnapshot
 	stamp     uint64
 	names     int
+	events    int
 }
 
 type modelVolume struct {
 	name string
 	dev  *Volume
 	img  image
+	log  []modelEvent
 }
 
 type modelSnapshot struct {
 	volume string
 	img    image
+	log    []modelEvent
+}
+
+// modelEvent is a change of some bytes. What two logs have in common at their beginning is what happened before they parted.
+type modelEvent struct {
+	id     int
+	off, n int64
+}
+
+func (h *history) changed(v *modelVolume, off, n int64) {
+	h.events++
+	v.log = append(v.log, modelEvent{h.events, off, n})
 }
 
 func TestModel(t *testing.T) {
@@ -166,6 +180,7 @@ func (h *history) create() {
 	size := int64(1+h.r.IntN(10)) << 20
 	v.dev = h.volume(v.name, size)
 	v.img = make(image, size/sectorSize)
+	h.changed(v, 0, 0) // the beginning of its family
 	h.volumes[v.name] = v
 }
 
@@ -188,6 +203,7 @@ func (h *history) write() {
 	for range 1 + h.r.IntN(20) {
 		off, n := h.span(v)
 		h.stamp++
+		h.changed(v, off, n)
 		for i := off / sectorSize; i < (off+n)/sectorSize; i++ {
 			v.img[i] = h.stamp<<20 | uint64(i)
 		}
@@ -200,6 +216,7 @@ func (h *history) write() {
 func (h *history) zero() {
 	v := h.anyVolume()
 	off, n := h.span(v)
+	h.changed(v, off, n)
 	clear(v.img[off/sectorSize : (off+n)/sectorSize])
 	if h.r.IntN(2) == 0 {
 		must(h.t, v.dev.Discard(off, n))
@@ -218,7 +235,7 @@ func (h *history) snapshot() {
 	name := h.name("s")
 	_, err := h.CreateSnapshot(h.t.Context(), SnapshotSpec{Name: name, Volume: v.name})
 	must(h.t, err)
-	h.snapshots[name] = modelSnapshot{v.name, slices.Clone(v.img)}
+	h.snapshots[name] = modelSnapshot{v.name, slices.Clone(v.img), slices.Clone(v.log)}
 }
 
 func (h *history) deleteSnapshot() {
@@ -247,7 +264,7 @@ func (h *history) snapshotGroup() {
 			defer func() { v.dev = h.open(v.name) }()
 		}
 		spec.Snapshots = append(spec.Snapshots, SnapshotSpec{Name: spec.Name + "-" + name, Volume: name})
-		h.snapshots[spec.Name+"-"+name] = modelSnapshot{name, slices.Clone(v.img)}
+		h.snapshots[spec.Name+"-"+name] = modelSnapshot{name, slices.Clone(v.img), slices.Clone(v.log)}
 	}
 	infos, err := h.CreateSnapshotGroup(h.t.Context(), spec)
 	must(h.t, err)
@@ -258,7 +275,7 @@ func (h *history) snapshotGroup() {
 	}
 }
 
-func (h *history) from(spec VolumeSpec, img image) {
+func (h *history) from(spec VolumeSpec, img image, log []modelEvent) {
 	if len(h.volumes) >= 5 {
 		return
 	}
@@ -270,18 +287,18 @@ func (h *history) from(spec VolumeSpec, img image) {
 	}
 	_, err := h.CreateVolume(h.t.Context(), spec)
 	must(h.t, err)
-	h.volumes[spec.Name] = &modelVolume{spec.Name, h.open(spec.Name), img}
+	h.volumes[spec.Name] = &modelVolume{spec.Name, h.open(spec.Name), img, slices.Clone(log)}
 }
 
 func (h *history) restore() {
 	if name, s, ok := h.anySnapshot(); ok {
-		h.from(VolumeSpec{FromSnapshot: name}, s.img)
+		h.from(VolumeSpec{FromSnapshot: name}, s.img, s.log)
 	}
 }
 
 func (h *history) clone() {
 	v := h.anyVolume()
-	h.from(VolumeSpec{FromVolume: v.name}, v.img)
+	h.from(VolumeSpec{FromVolume: v.name}, v.img, v.log)
 }
 
 func (h *history) rollback() {
@@ -296,6 +313,7 @@ func (h *history) rollback() {
 	v.dev = h.open(v.name)
 	clear(v.img)
 	copy(v.img, s.img)
+	v.log = slices.Clone(s.log)
 }
 
 func (h *history) deleteVolume() {
@@ -333,6 +351,7 @@ func (h *history) verify() {
 		h.compare("snapshot "+name, r, s.img)
 		must(h.t, r.Close())
 	}
+	h.verifyDiffs()
 }
 
 func (h *history) compare(what string, dev interface {

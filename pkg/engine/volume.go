@@ -13,7 +13,10 @@ import (
 // sectorSize is what volumes show. Writes smaller than a block are read, changed and written by the engine.
 const sectorSize = block.SectorSize
 
-const pageBytes = PageBlocks * BlockSize
+const (
+	pageBytes = PageBlocks * BlockSize
+	maxPages  = MaxVolumeSize / pageBytes // of a volume: what a page's number in a key has room for
+)
 
 // Volume is an open volume: a block.Device. Close it when its last request has returned.
 type Volume struct {

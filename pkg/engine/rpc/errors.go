@@ -29,6 +29,7 @@ var sentinels = []struct {
 	{engine.ErrExists, "EXISTS", codes.AlreadyExists},
 	{engine.ErrShrink, "SHRINK", codes.OutOfRange},
 	{engine.ErrNotDescendant, "NOT_DESCENDANT", codes.FailedPrecondition},
+	{engine.ErrUnrelated, "UNRELATED", codes.FailedPrecondition},
 	{engine.ErrInUse, "IN_USE", codes.FailedPrecondition},
 	{engine.ErrNoSpace, "NO_SPACE", codes.ResourceExhausted},
 	{engine.ErrFailed, "FAILED", codes.FailedPrecondition},
