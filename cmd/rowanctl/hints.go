@@ -25,6 +25,7 @@ var hints = []struct {
 	{engine.ErrNoSpace, "delete volumes or snapshots; rowanctl snapshot show tells what deleting one would free"},
 	{engine.ErrShrink, "make a smaller volume and copy the files"},
 	{engine.ErrNotDescendant, "make a new volume of that snapshot: rowanctl snapshot restore SNAPSHOT VOLUME"},
+	{engine.ErrUnrelated, "a difference is known between snapshots and volumes that descend from one another; snapshot allocated lists all that one has"},
 	{engine.ErrInUse, "unmount it, then rowanctl volume detach NAME"},
 	{engine.ErrExists, "choose another name, or look at what has it with show"},
 	{host.ErrNotOpen, "rowanctl pool show tells why, rowanctl pool open tries again"},

@@ -76,6 +76,10 @@ func (s *stage) transcript(t *testing.T, script string) string {
 	var b strings.Builder
 	for line := range strings.Lines(script) {
 		line = strings.TrimSpace(line)
+		if line == "(guest's writes are in two ranges)" {
+			s.pool(t).Ranges = []engine.Range{{Offset: 0, Length: 8 << 20}, {Offset: 1 << 30, Length: 4096}}
+			continue
+		}
 		if blocks, ok := strings.CutPrefix(line, "(guest writes "); ok {
 			var n uint64
 			if _, err := fmt.Sscanf(blocks, "%d blocks)", &n); err != nil {
@@ -147,6 +151,10 @@ volume list
 snapshot create --group nightly db db-copy --label keep=7
 snapshot list --group nightly
 snapshot show nightly-db
+(guest's writes are in two ranges)
+snapshot diff before-upgrade nightly-db
+snapshot diff before-upgrade --volume db
+snapshot allocated before-upgrade
 snapshot delete nightly-db nightly-db-copy
 volume grow db 20Gi
 volume detach db
@@ -198,6 +206,10 @@ volume attach
 volume delete
 snapshot create s
 snapshot create s a b
+snapshot diff a
+snapshot diff a b --volume v
+snapshot allocated
+pool check a --dir /b
 snapshot create --group g
 snapshot create --group= s a b
 pool list --timeout -1s

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
 // TestProgress drives the clock by hand.
@@ -67,6 +69,39 @@ func TestDamageIsAnError(t *testing.T) {
 	out, errs, code := s.run(t, "pool", "check")
 	if code != exitError || !strings.Contains(out, "problem: block 7") || !strings.Contains(errs, "damaged: 1 problems") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+}
+
+// TestCheckOffline: a pool of the real engine, while it is open and after.
+func TestCheckOffline(t *testing.T) {
+	dir := t.TempDir()
+	usage, err := fsys.OS().Usage(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if usage.Type != "ext4" && usage.Type != "xfs" {
+		t.Skipf("needs xfs or ext4: the folder for temporary files is on %s; set TMPDIR", usage.Type)
+	}
+	rings, err := os.MkdirTemp("/dev/shm", "rowanctl-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(rings) })
+	p, err := engine.CreatePool(t.Context(), engine.PoolSpec{Name: "fast", Directory: dir, Size: engine.MinPoolSize}, engine.Options{RingDir: rings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{socket: "/nonexistent/engine.sock"}
+	out, errs, code := s.run(t, "pool", "check", "--dir", dir)
+	if code != exitError || !strings.Contains(errs, "open in another process") || !strings.Contains(errs, "hint: find the other engine") {
+		t.Errorf("open: exit %d: %s%s", code, out, errs)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code = s.run(t, "pool", "check", "--dir", dir, "-o", "json")
+	if code != exitOK || !strings.Contains(out, `"pool": "fast"`) || !strings.Contains(out, `"closedInOrder": true`) {
+		t.Errorf("closed: exit %d: %s%s", code, out, errs)
 	}
 }
 

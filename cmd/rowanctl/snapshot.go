@@ -12,10 +12,10 @@ import (
 
 func (a *app) snapshotCommand() *cobra.Command {
 	var pool string
-	cmd := &cobra.Command{Use: "snapshot", Aliases: []string{"snap"}, Short: "Take, look at, restore, roll back to and delete snapshots"}
+	cmd := &cobra.Command{Use: "snapshot", Aliases: []string{"snap"}, Short: "Take, look at, compare, restore, roll back to and delete snapshots"}
 	cmd.PersistentFlags().StringVarP(&pool, "pool", "p", "", "the pool (may be left out where there is one)")
 	cmd.AddCommand(a.snapshotCreate(&pool), a.snapshotList(&pool), a.snapshotShow(&pool), a.snapshotRestore(&pool), a.snapshotRollback(&pool),
-		a.snapshotDelete(&pool))
+		a.snapshotDiff(&pool), a.snapshotAllocated(&pool), a.snapshotDelete(&pool))
 	return cmd
 }
 

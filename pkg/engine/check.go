@@ -84,7 +84,7 @@ func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64) (CheckRep
 	}
 	var err error
 	if k.c, err = loadCatalogue(r); err != nil {
-		if errors.Is(err, ErrCorrupt) {
+		if errors.Is(err, ErrCorrupt) || errors.Is(err, format.ErrCorrupt) {
 			k.problem("%v", err)
 			return k.CheckReport, nil
 		}

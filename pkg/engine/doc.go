@@ -27,7 +27,7 @@
 //
 // Where things are: pool.go and open.go (life of a pool), volumes.go, cut.go, snapshots.go and diff.go (operations), volume.go, write.go, discard.go (the data path),
 // pages.go (the flattened map and pending runs), round.go (making them durable), store.go (the committer), edit.go (changing a page's runs), retire.go
-// and jobs.go (what deletes leave behind), prepare.go and space.go (space ahead of need, giving it back), check.go (verifying it all). format/FORMAT.md has the bytes.
+// and jobs.go (what deletes leave behind), prepare.go and space.go (space ahead of need, giving it back), check.go and checkoffline.go (verifying it all). format/FORMAT.md has the bytes.
 //
 // # Limits
 //

@@ -36,6 +36,7 @@ type Pool interface {
 	Snapshot(name string) (engine.SnapshotInfo, error)
 	Snapshots(volume string) []engine.SnapshotInfo
 	SnapshotUsage(ctx context.Context, name string) (freedIfDeletedNow int64, err error)
+	Diff(ctx context.Context, spec engine.DiffSpec) (engine.DiffPage, error)
 	DeleteSnapshot(ctx context.Context, name string) error
 }
 

@@ -160,6 +160,15 @@ func (h *Host) SnapshotUsage(ctx context.Context, pool, name string) (freed int6
 	return freed, err
 }
 
+// Diff lists ranges that are allocated, or changed since a snapshot.
+func (h *Host) Diff(ctx context.Context, pool string, spec engine.DiffSpec) (page engine.DiffPage, err error) {
+	err = h.with(ctx, pool, func(p Pool) error {
+		page, err = p.Diff(ctx, spec)
+		return err
+	})
+	return page, err
+}
+
 // DeleteSnapshot deletes a snapshot. Volumes made from it stay.
 func (h *Host) DeleteSnapshot(ctx context.Context, pool, name string) error {
 	if err := CheckName("snapshot", name); err != nil {

@@ -231,6 +231,14 @@ func (c *Client) SnapshotUsage(ctx context.Context, pool, name string) (freedIfD
 	return result(c, m, err, (*pb.GetSnapshotResponse).GetFreedIfDeletedNow)
 }
 
+// Diff lists ranges that are allocated, or changed since a snapshot, a page at a time.
+func (c *Client) Diff(ctx context.Context, pool string, s engine.DiffSpec) (engine.DiffPage, error) {
+	m, err := c.engine.ListRanges(ctx, &pb.ListRangesRequest{
+		Pool: pool, From: s.From, Snapshot: s.Snapshot, Volume: s.Volume, Start: s.Start, Max: int64(s.Max),
+	})
+	return result(c, m, err, rangesFromWire)
+}
+
 // DeleteSnapshot deletes a snapshot; volumes made from it stay.
 func (c *Client) DeleteSnapshot(ctx context.Context, pool, name string) error {
 	_, err := c.engine.DeleteSnapshot(ctx, &pb.DeleteSnapshotRequest{Pool: pool, Name: name})

@@ -82,6 +82,23 @@ func snapshotFromWire(s *pb.Snapshot) engine.SnapshotInfo {
 	}
 }
 
+func rangesToWire(p engine.DiffPage) *pb.RangesPage {
+	m := &pb.RangesPage{Size: p.Size, Next: p.Next}
+	for _, r := range p.Ranges {
+		m.Offsets, m.Lengths = append(m.Offsets, r.Offset), append(m.Lengths, r.Length)
+	}
+	return m
+}
+
+func rangesFromWire(m *pb.RangesPage) engine.DiffPage {
+	p := engine.DiffPage{Size: m.GetSize(), Next: m.GetNext()}
+	lengths := m.GetLengths()
+	for i, off := range m.GetOffsets()[:min(len(m.GetOffsets()), len(lengths))] {
+		p.Ranges = append(p.Ranges, engine.Range{Offset: off, Length: lengths[i]})
+	}
+	return p
+}
+
 func checkToWire(r engine.CheckReport) *pb.CheckReport {
 	return &pb.CheckReport{
 		Problems: r.Problems, Volumes: int64(r.Volumes), Layers: int64(r.Layers), Runs: r.Runs, Blocks: r.Blocks, Hidden: r.Hidden,

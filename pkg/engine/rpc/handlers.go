@@ -176,6 +176,12 @@ func (s *Server) GetSnapshot(ctx context.Context, r *pb.GetSnapshotRequest) (*pb
 	return resp, err
 }
 
+// ListRanges implements the call.
+func (s *Server) ListRanges(ctx context.Context, r *pb.ListRangesRequest) (*pb.RangesPage, error) {
+	page, err := s.host.Diff(ctx, r.Pool, engine.DiffSpec{From: r.From, Snapshot: r.Snapshot, Volume: r.Volume, Start: r.Start, Max: int(r.Max)})
+	return answer(page, err, rangesToWire)
+}
+
 // DeleteSnapshot implements the call.
 func (s *Server) DeleteSnapshot(ctx context.Context, r *pb.DeleteSnapshotRequest) (*pb.DeleteSnapshotResponse, error) {
 	return &pb.DeleteSnapshotResponse{}, s.host.DeleteSnapshot(ctx, r.Pool, r.Name)

@@ -153,6 +153,17 @@ func TestEveryCall(t *testing.T) {
 		ok(t, c.DeleteSnapshot(ctx, "p", s.Name))
 	}
 	ok(t, c.DeleteVolume(ctx, "p", "v2"))
+	e.engine.Disk("/pools/p").Ranges = []engine.Range{{Offset: 4096, Length: 8192}, {Offset: 1 << 40, Length: 4096}}
+	d := must(c.Diff(ctx, "p", engine.DiffSpec{From: "s", Volume: "v"}))(t)
+	if d.Size != 2<<20 || len(d.Ranges) != 1 || d.Ranges[0] != (engine.Range{Offset: 4096, Length: 8192}) || d.Next != 1<<40 {
+		t.Errorf("ranges %+v", d)
+	}
+	if d = must(c.Diff(ctx, "p", engine.DiffSpec{Snapshot: "s", Start: d.Next}))(t); len(d.Ranges) != 1 || d.Next != 0 {
+		t.Errorf("ranges %+v", d)
+	}
+	if _, err := c.Diff(ctx, "p", engine.DiffSpec{Snapshot: "nobody"}); !errors.Is(err, engine.ErrNotFound) {
+		t.Errorf("ranges of nobody: %v", err)
+	}
 	must(c.SnapshotUsage(ctx, "p", "s"))(t)
 	if r := must(c.Check(ctx, "p"))(t); r.Volumes != 1 || r.Layers != 2 || len(r.Problems) != 0 {
 		t.Errorf("check %+v", r)

@@ -48,6 +48,7 @@ type Host interface {
 	Snapshot(ctx context.Context, pool, name string) (engine.SnapshotInfo, error)
 	Snapshots(ctx context.Context, pool, volume string) ([]engine.SnapshotInfo, error)
 	SnapshotUsage(ctx context.Context, pool, name string) (freedIfDeletedNow int64, err error)
+	Diff(ctx context.Context, pool string, spec engine.DiffSpec) (engine.DiffPage, error)
 	DeleteSnapshot(ctx context.Context, pool, name string) error
 }
 

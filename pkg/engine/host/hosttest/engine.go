@@ -127,6 +127,9 @@ type Pool struct {
 	volumes   map[string]*volume
 	snapshots map[string]*engine.SnapshotInfo
 	metadata  metafs.Counts
+
+	// Ranges are what Diff answers, a page of one after the other, whatever is asked for.
+	Ranges []engine.Range
 }
 
 var _ host.Pool = (*Pool)(nil)
@@ -307,6 +310,43 @@ func (p *Pool) SnapshotUsage(ctx context.Context, name string) (int64, error) {
 		return 0, err
 	}
 	return s.Owned, nil
+}
+
+// Diff answers Ranges from spec.Start on, with the target's size.
+func (p *Pool) Diff(ctx context.Context, spec engine.DiffSpec) (page engine.DiffPage, err error) {
+	unlock, err := p.begin(ctx, "Diff", spec.From)
+	defer unlock()
+	if err != nil {
+		return page, err
+	}
+	if spec.From != "" {
+		if _, err := p.snapshot(spec.From); err != nil {
+			return page, err
+		}
+	}
+	if spec.Volume != "" {
+		v, err := p.volume(spec.Volume)
+		if err != nil {
+			return page, err
+		}
+		page.Size = v.info.Size
+	} else {
+		s, err := p.snapshot(spec.Snapshot)
+		if err != nil {
+			return page, err
+		}
+		page.Size = s.Size
+	}
+	for i, r := range p.Ranges {
+		if r.Offset >= spec.Start {
+			page.Ranges = append(page.Ranges, r)
+			if i+1 < len(p.Ranges) {
+				page.Next = p.Ranges[i+1].Offset
+			}
+			break
+		}
+	}
+	return page, nil
 }
 
 // DeleteSnapshot forgets a snapshot.

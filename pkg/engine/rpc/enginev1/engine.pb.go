@@ -2293,6 +2293,166 @@ func (x *GetSnapshotResponse) GetFreedIfDeletedNow() int64 {
 	return 0
 }
 
+type ListRangesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Empty: allocated ranges.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Exactly one of snapshot and volume: whose ranges.
+	Snapshot string `protobuf:"bytes,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Volume   string `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	// What lies before is left out; a page's next goes here for the page after it.
+	Start int64 `protobuf:"varint,5,opt,name=start,proto3" json:"start,omitempty"`
+	// Ranges to answer at most; 0: as many as the engine gives.
+	Max           int64 `protobuf:"varint,6,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRangesRequest) Reset() {
+	*x = ListRangesRequest{}
+	mi := &file_engine_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRangesRequest) ProtoMessage() {}
+
+func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
+func (*ListRangesRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListRangesRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ListRangesRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ListRangesRequest) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *ListRangesRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *ListRangesRequest) GetStart() int64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *ListRangesRequest) GetMax() int64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+// RangesPage is ranges in ascending order, of which no two touch.
+type RangesPage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The snapshot's or volume's.
+	Size int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// One of each for a range.
+	Offsets []int64 `protobuf:"varint,2,rep,packed,name=offsets,proto3" json:"offsets,omitempty"`
+	Lengths []int64 `protobuf:"varint,3,rep,packed,name=lengths,proto3" json:"lengths,omitempty"`
+	// Where the next page starts; 0: this was the last.
+	Next          int64 `protobuf:"varint,4,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RangesPage) Reset() {
+	*x = RangesPage{}
+	mi := &file_engine_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangesPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangesPage) ProtoMessage() {}
+
+func (x *RangesPage) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangesPage.ProtoReflect.Descriptor instead.
+func (*RangesPage) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RangesPage) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *RangesPage) GetOffsets() []int64 {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
+func (x *RangesPage) GetLengths() []int64 {
+	if x != nil {
+		return x.Lengths
+	}
+	return nil
+}
+
+func (x *RangesPage) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
 type DeleteSnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -2303,7 +2463,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2475,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2488,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -2353,7 +2513,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2525,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2538,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_proto_rawDescGZIP(), []int{39}
 }
 
 type CheckReport struct {
@@ -2396,7 +2556,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2568,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2581,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -2664,7 +2824,20 @@ const file_engine_proto_rawDesc = "" +
 	"with_usage\x18\x03 \x01(\bR\twithUsage\"}\n" +
 	"\x13GetSnapshotResponse\x125\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x19.rowan.engine.v1.SnapshotR\bsnapshot\x12/\n" +
-	"\x14freed_if_deleted_now\x18\x02 \x01(\x03R\x11freedIfDeletedNow\"?\n" +
+	"\x14freed_if_deleted_now\x18\x02 \x01(\x03R\x11freedIfDeletedNow\"\x97\x01\n" +
+	"\x11ListRangesRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1a\n" +
+	"\bsnapshot\x18\x03 \x01(\tR\bsnapshot\x12\x16\n" +
+	"\x06volume\x18\x04 \x01(\tR\x06volume\x12\x14\n" +
+	"\x05start\x18\x05 \x01(\x03R\x05start\x12\x10\n" +
+	"\x03max\x18\x06 \x01(\x03R\x03max\"h\n" +
+	"\n" +
+	"RangesPage\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x18\n" +
+	"\aoffsets\x18\x02 \x03(\x03R\aoffsets\x12\x18\n" +
+	"\alengths\x18\x03 \x03(\x03R\alengths\x12\x12\n" +
+	"\x04next\x18\x04 \x01(\x03R\x04next\"?\n" +
 	"\x15DeleteSnapshotRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x18\n" +
@@ -2675,7 +2848,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06layers\x18\x03 \x01(\x03R\x06layers\x12\x12\n" +
 	"\x04runs\x18\x04 \x01(\x03R\x04runs\x12\x16\n" +
 	"\x06blocks\x18\x05 \x01(\x03R\x06blocks\x12\x16\n" +
-	"\x06hidden\x18\x06 \x01(\x03R\x06hidden2\x88\x0f\n" +
+	"\x06hidden\x18\x06 \x01(\x03R\x06hidden2\xd7\x0f\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
@@ -2700,7 +2873,9 @@ const file_engine_proto_rawDesc = "" +
 	"\x0eCreateSnapshot\x12&.rowan.engine.v1.CreateSnapshotRequest\x1a\x19.rowan.engine.v1.Snapshot\x12p\n" +
 	"\x13CreateSnapshotGroup\x12+.rowan.engine.v1.CreateSnapshotGroupRequest\x1a,.rowan.engine.v1.CreateSnapshotGroupResponse\x12S\n" +
 	"\rListSnapshots\x12%.rowan.engine.v1.ListSnapshotsRequest\x1a\x19.rowan.engine.v1.Snapshot0\x01\x12X\n" +
-	"\vGetSnapshot\x12#.rowan.engine.v1.GetSnapshotRequest\x1a$.rowan.engine.v1.GetSnapshotResponse\x12a\n" +
+	"\vGetSnapshot\x12#.rowan.engine.v1.GetSnapshotRequest\x1a$.rowan.engine.v1.GetSnapshotResponse\x12M\n" +
+	"\n" +
+	"ListRanges\x12\".rowan.engine.v1.ListRangesRequest\x1a\x1b.rowan.engine.v1.RangesPage\x12a\n" +
 	"\x0eDeleteSnapshot\x12&.rowan.engine.v1.DeleteSnapshotRequest\x1a'.rowan.engine.v1.DeleteSnapshotResponseB4Z2github.com/rowan-csi/rowan/pkg/engine/rpc/enginev1b\x06proto3"
 
 var (
@@ -2715,7 +2890,7 @@ func file_engine_proto_rawDescGZIP() []byte {
 	return file_engine_proto_rawDescData
 }
 
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_engine_proto_goTypes = []any{
 	(*ErrorDetail)(nil),                 // 0: rowan.engine.v1.ErrorDetail
 	(*VersionRequest)(nil),              // 1: rowan.engine.v1.VersionRequest
@@ -2753,28 +2928,30 @@ var file_engine_proto_goTypes = []any{
 	(*ListSnapshotsRequest)(nil),        // 33: rowan.engine.v1.ListSnapshotsRequest
 	(*GetSnapshotRequest)(nil),          // 34: rowan.engine.v1.GetSnapshotRequest
 	(*GetSnapshotResponse)(nil),         // 35: rowan.engine.v1.GetSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),       // 36: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 37: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),                 // 38: rowan.engine.v1.CheckReport
-	nil,                                 // 39: rowan.engine.v1.Volume.LabelsEntry
-	nil,                                 // 40: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                                 // 41: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                                 // 42: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                                 // 43: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	nil,                                 // 44: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),       // 45: google.protobuf.Timestamp
+	(*ListRangesRequest)(nil),           // 36: rowan.engine.v1.ListRangesRequest
+	(*RangesPage)(nil),                  // 37: rowan.engine.v1.RangesPage
+	(*DeleteSnapshotRequest)(nil),       // 38: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 39: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),                 // 40: rowan.engine.v1.CheckReport
+	nil,                                 // 41: rowan.engine.v1.Volume.LabelsEntry
+	nil,                                 // 42: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                                 // 43: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                                 // 44: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                                 // 45: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	nil,                                 // 46: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),       // 47: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
-	45, // 0: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	39, // 1: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	47, // 0: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	41, // 1: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
 	14, // 2: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
-	40, // 3: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	41, // 4: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	45, // 5: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	42, // 6: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	43, // 7: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	42, // 3: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	43, // 4: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	47, // 5: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	44, // 6: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	45, // 7: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
 	31, // 8: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
-	44, // 9: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	46, // 9: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
 	28, // 10: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
 	28, // 11: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
 	1,  // 12: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
@@ -2799,32 +2976,34 @@ var file_engine_proto_depIdxs = []int32{
 	30, // 31: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
 	33, // 32: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
 	34, // 33: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	36, // 34: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	2,  // 35: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	3,  // 36: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	3,  // 37: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	3,  // 38: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	3,  // 39: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	9,  // 40: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	11, // 41: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
-	38, // 42: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	13, // 43: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	13, // 44: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	13, // 45: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	13, // 46: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	20, // 47: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	13, // 48: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	13, // 49: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	23, // 50: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	26, // 51: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	23, // 52: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	28, // 53: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	32, // 54: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
-	28, // 55: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	35, // 56: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	37, // 57: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	35, // [35:58] is the sub-list for method output_type
-	12, // [12:35] is the sub-list for method input_type
+	36, // 34: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
+	38, // 35: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	2,  // 36: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	3,  // 37: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	3,  // 38: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	3,  // 39: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	3,  // 40: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	9,  // 41: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	11, // 42: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	40, // 43: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	13, // 44: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	13, // 45: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	13, // 46: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	13, // 47: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	20, // 48: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	13, // 49: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	13, // 50: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	23, // 51: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	26, // 52: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	23, // 53: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	28, // 54: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	32, // 55: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
+	28, // 56: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	35, // 57: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	37, // 58: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
+	39, // 59: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	36, // [36:60] is the sub-list for method output_type
+	12, // [12:36] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -2841,7 +3020,7 @@ func file_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,7 @@ const (
 	Engine_CreateSnapshotGroup_FullMethodName = "/rowan.engine.v1.Engine/CreateSnapshotGroup"
 	Engine_ListSnapshots_FullMethodName       = "/rowan.engine.v1.Engine/ListSnapshots"
 	Engine_GetSnapshot_FullMethodName         = "/rowan.engine.v1.Engine/GetSnapshot"
+	Engine_ListRanges_FullMethodName          = "/rowan.engine.v1.Engine/ListRanges"
 	Engine_DeleteSnapshot_FullMethodName      = "/rowan.engine.v1.Engine/DeleteSnapshot"
 )
 
@@ -84,6 +85,8 @@ type EngineClient interface {
 	CreateSnapshotGroup(ctx context.Context, in *CreateSnapshotGroupRequest, opts ...grpc.CallOption) (*CreateSnapshotGroupResponse, error)
 	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Snapshot], error)
 	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error)
+	// ListRanges lists what a snapshot or volume has allocated, or what may differ from another snapshot of its family, a page at a time.
+	ListRanges(ctx context.Context, in *ListRangesRequest, opts ...grpc.CallOption) (*RangesPage, error)
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
 }
 
@@ -351,6 +354,16 @@ func (c *engineClient) GetSnapshot(ctx context.Context, in *GetSnapshotRequest, 
 	return out, nil
 }
 
+func (c *engineClient) ListRanges(ctx context.Context, in *ListRangesRequest, opts ...grpc.CallOption) (*RangesPage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RangesPage)
+	err := c.cc.Invoke(ctx, Engine_ListRanges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteSnapshotResponse)
@@ -397,6 +410,8 @@ type EngineServer interface {
 	CreateSnapshotGroup(context.Context, *CreateSnapshotGroupRequest) (*CreateSnapshotGroupResponse, error)
 	ListSnapshots(*ListSnapshotsRequest, grpc.ServerStreamingServer[Snapshot]) error
 	GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error)
+	// ListRanges lists what a snapshot or volume has allocated, or what may differ from another snapshot of its family, a page at a time.
+	ListRanges(context.Context, *ListRangesRequest) (*RangesPage, error)
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
 	mustEmbedUnimplementedEngineServer()
 }
@@ -473,6 +488,9 @@ func (UnimplementedEngineServer) ListSnapshots(*ListSnapshotsRequest, grpc.Serve
 }
 func (UnimplementedEngineServer) GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSnapshot not implemented")
+}
+func (UnimplementedEngineServer) ListRanges(context.Context, *ListRangesRequest) (*RangesPage, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRanges not implemented")
 }
 func (UnimplementedEngineServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
@@ -866,6 +884,24 @@ func _Engine_GetSnapshot_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_ListRanges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRangesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).ListRanges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_ListRanges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).ListRanges(ctx, req.(*ListRangesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_DeleteSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteSnapshotRequest)
 	if err := dec(in); err != nil {
@@ -962,6 +998,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetSnapshot",
 			Handler:    _Engine_GetSnapshot_Handler,
+		},
+		{
+			MethodName: "ListRanges",
+			Handler:    _Engine_ListRanges_Handler,
 		},
 		{
 			MethodName: "DeleteSnapshot",
