@@ -18,8 +18,9 @@ type OfflineReport struct {
 	Clean bool // closed in order; if not, writes since the last commit may be in the ring alone, which is not looked at
 }
 
-// CheckOffline is Check for a pool that nobody has open, by its folder or device. It holds the pool's locks meanwhile and changes nothing: no ring is
-// replayed and no record written. A pool that does not open because its catalogue is damaged is looked at all the same. ErrLocked: an engine has it open.
+// CheckOffline is Check for a pool that nobody has open, by its folder or device. It holds the pool's locks meanwhile and changes nothing: no ring
+// is replayed and no record written. A pool that does not open because its catalogue is damaged is looked at all the same. ErrLocked: an engine has
+// it open.
 func CheckOffline(ctx context.Context, path string, o Options) (r OfflineReport, err error) {
 	o = o.withDefaults()
 	o.ReadOnly = true

@@ -23,14 +23,17 @@ type cutVolume struct {
 	name   uint64 // the snapshot that will name the frozen layer; 0: none
 }
 
-// cut freezes the heads of volumes, open or not, and puts new ones on top, all in one commit. Called with ops held. Its cuts are in the order of volumes.
+// cut freezes the heads of volumes, open or not, and puts new ones on top, all in one commit. Called with ops held. Its cuts are in the order of
+// volumes.
 //
-// Promise "the cut", in this order: a round, where much is pending - shut the gates of all its volumes, in order of their ids, and wait for admitted
-// writes to end - flush the members and commit every pending run, the freeze and the new heads in one synced batch - only then let the new heads take
-// writes - open the gates - answer. A write acknowledged before the request is in, one sent after the answer is out, and none changes a snapshot later.
+// Promise "the cut", in this order: a round, where much is pending - shut the gates of all its volumes, in order of their ids, and wait for
+// admitted writes to end - flush the members and commit every pending run, the freeze and the new heads in one synced batch - only then let the new
+// heads take writes - open the gates - answer. A write acknowledged before the request is in, one sent after the answer is out, and none changes a
+// snapshot later.
 //
-// Why the snapshots of several volumes are of one moment: no gate opens before all are shut and empty. A write in the cut had entered its gate before
-// that gate was shut; whatever was acknowledged before it was sent had entered earlier, whichever its volume, and so before its own gate was shut.
+// Why the snapshots of several volumes are of one moment: no gate opens before all are shut and empty. A write in the cut had entered its gate
+// before that gate was shut; whatever was acknowledged before it was sent had entered earlier, whichever its volume, and so before its own gate was
+// shut.
 func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume), durable func()) error {
 	if p.pages.pending.Load() > 4*p.preparing.many {
 		if err := p.flush(); err != nil {
@@ -117,9 +120,10 @@ func (p *Pool) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (SnapshotI
 	return infos[0], nil
 }
 
-// CreateSnapshotGroup takes snapshots of several volumes, in use or not, in one cut: together they hold every write that returned before the call and none
-// that was sent after it answered, and never a write without those that had returned when it was sent, whichever their volumes. All are there when it
-// returns and none when it fails, after a power cut too. They are answered in the order asked for, and live on as snapshots of their own.
+// CreateSnapshotGroup takes snapshots of several volumes, in use or not, in one cut: together they hold every write that returned before the call
+// and none that was sent after it answered, and never a write without those that had returned when it was sent, whichever their volumes. All are
+// there when it returns and none when it fails, after a power cut too. They are answered in the order asked for, and live on as snapshots of their
+// own.
 func (p *Pool) CreateSnapshotGroup(ctx context.Context, spec SnapshotGroupSpec) ([]SnapshotInfo, error) {
 	if err := checkGroupSpec(spec); err != nil {
 		return nil, err

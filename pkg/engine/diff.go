@@ -32,11 +32,12 @@ type DiffPage struct {
 	Next   int64 // the Start that goes on after them; 0: these were the last
 }
 
-// Diff lists the ranges of a target that are allocated, or that may differ from another snapshot of its family: all blocks that a generation on either
-// path to the common ancestor wrote or discarded, and everything beyond the end of the smaller of the two. A block that is not in it is the same in both.
+// Diff lists the ranges of a target that are allocated, or that may differ from another snapshot of its family: all blocks that a generation on
+// either path to the common ancestor wrote or discarded, and everything beyond the end of the smaller of the two. A block that is not in it is the
+// same in both.
 //
-// It reads the index of touched pages and the runs in those pages: its cost goes with what was written on the two paths (of allocated ranges: with what the
-// target maps), not with sizes. A page of an answer is of one moment; of a volume that is being written to, each is of its own.
+// It reads the index of touched pages and the runs in those pages: its cost goes with what was written on the two paths (of allocated ranges: with
+// what the target maps), not with sizes. A page of an answer is of one moment; of a volume that is being written to, each is of its own.
 func (p *Pool) Diff(ctx context.Context, spec DiffSpec) (DiffPage, error) {
 	if (spec.Snapshot == "") == (spec.Volume == "") {
 		return DiffPage{}, fmt.Errorf("list ranges: %w: name a snapshot or a volume, one of the two", ErrInvalid)
@@ -74,7 +75,8 @@ type differ struct {
 	marks [runs.Blocks]bool
 }
 
-// diffMoment takes the moment: the two lineages and the store, at once. The catalogue stands still under ops, and what is pending of a volume is committed.
+// diffMoment takes the moment: the two lineages and the store, at once. The catalogue stands still under ops, and what is pending of a volume is
+// committed.
 func (p *Pool) diffMoment(spec DiffSpec) (*differ, error) {
 	p.ops.Lock()
 	defer p.ops.Unlock()
@@ -128,8 +130,8 @@ func (p *Pool) diffTarget(d *differ) error {
 	return nil
 }
 
-// eitherPath returns what is in just one of two ascending lists: the generations on both paths to the common ancestor. A join moves generations along a
-// path and never off it, so the common ones are the common ancestor's, whatever was deleted since.
+// eitherPath returns what is in just one of two ascending lists: the generations on both paths to the common ancestor. A join moves generations
+// along a path and never off it, so the common ones are the common ancestor's, whatever was deleted since.
 func eitherPath(a, b []uint64) (out []uint64) {
 	for len(a) > 0 || len(b) > 0 {
 		switch {
@@ -225,8 +227,8 @@ func (d *differ) addMarks(page uint32) bool {
 	return true
 }
 
-// add takes the next stretch, joined to the one before where it continues it. It returns false when the answer is full; Next then says where the stretch
-// that did not fit begins.
+// add takes the next stretch, joined to the one before where it continues it. It returns false when the answer is full; Next then says where the
+// stretch that did not fit begins.
 func (d *differ) add(r Range) bool {
 	if off := max(r.Offset, d.start); off > r.Offset {
 		r = Range{off, r.end() - off}

@@ -176,7 +176,8 @@ func TestDiff(t *testing.T) {
 	p.check()
 }
 
-// What a difference reads goes with what changed: a page of the volume that no generation on the paths touched is not looked at, however much is there.
+// What a difference reads goes with what changed: a page of the volume that no generation on the paths touched is not looked at, however much is
+// there.
 func TestDiffReadsWhatChanged(t *testing.T) {
 	p, _ := memPool(t)
 	v := p.volume("v", MaxVolumeSize)

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// chain is a writer that orders its writes across volumes: write n goes to volume n modulo their number, and is sent after write n-1 was acknowledged. It
-// has chainBlocks blocks of each volume to itself, used in turn.
+// chain is a writer that orders its writes across volumes: write n goes to volume n modulo their number, and is sent after write n-1 was
+// acknowledged. It has chainBlocks blocks of each volume to itself, used in turn.
 type chain struct {
 	first         int           // block
-	back          bool          // from the last volume to the first: against the order in which gates close, where it stays ahead of a cut that is not one
+	back          bool          // from the last volume to the first, against the order in which gates close: ahead of a cut that is none
 	issued, acked atomic.Uint64 // last write sent, and last that returned
 }
 

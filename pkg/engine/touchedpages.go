@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// touchedPages merges the index of several generations: the pages that any of them has runs in, ascending, from one on. It holds a few entries of each
-// generation's index at a time, more of those that have much.
+// touchedPages merges the index of several generations: the pages that any of them has runs in, ascending, from one on. It holds a few entries of
+// each generation's index at a time, more of those that have much.
 type touchedPages struct {
 	r     pebble.Reader
 	queue touchedQueue
