@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/rowan-csi/rowan/pkg/engine/format"
+	"github.com/rowan-csi/rowan/pkg/engine/member"
 )
 
 func TestCheckOffline(t *testing.T) {
@@ -56,9 +57,11 @@ func TestCheckOfflineDamage(t *testing.T) {
 	p, _ := memPool(t)
 	must(t, p.volume("v", 1<<20).Close(t.Context()))
 	id := p.catalogue.volumes["v"].rec.Layer
-	must(t, p.store.db.Delete(format.LayerKey(id), pebble.Sync))
-	must(t, p.store.db.Delete(format.PoolKey(), pebble.Sync))
 	must(t, p.kill())
+	editStore(t, p, func(db *pebble.DB) {
+		must(t, db.Delete(format.LayerKey(id), pebble.Sync))
+		must(t, db.Delete(format.PoolKey(), pebble.Sync))
+	})
 	if _, err := OpenPool(t.Context(), p.dir, p.o); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("a damaged pool opens: %v", err)
 	}
@@ -67,4 +70,19 @@ func TestCheckOfflineDamage(t *testing.T) {
 	if text := strings.Join(r.Problems, "\n"); !strings.Contains(text, "pool record") || !strings.Contains(text, `"v"`) {
 		t.Fatalf("problems: %q", r.Problems)
 	}
+}
+
+// editStore changes the metadata of a pool that nobody has open: with the pool open, its committer writes the pool's record again at any time.
+func editStore(t *testing.T, p *testPool, edit func(db *pebble.DB)) {
+	t.Helper()
+	o := p.o.withDefaults()
+	m, err := member.Open(o.fs, p.dir, member.Options{LockTimeout: o.patience})
+	must(t, err)
+	q := &Pool{options: o, fs: o.fs, member: m, preparing: newPreparer()}
+	db, _, err := q.openPebble(false)
+	must(t, err)
+	edit(db)
+	must(t, db.Close())
+	q.meta.Close()
+	must(t, m.Close())
 }
