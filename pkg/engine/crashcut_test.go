@@ -42,18 +42,26 @@ type cut struct {
 
 func (c cut) String() string { return fmt.Sprintf("%v at step %d, choice %d", c.kind, c.at, c.choice) }
 
-// cuts chooses n cuts of a recording, in order. Half of them come just before a sync or a durable write ends, where most is under way.
+// cuts chooses n cuts of a recording, in order. Of four, one comes where a hold made to order is in effect, and two just before a sync or a durable write
+// ends, where most is under way.
 func (r *recording) cuts(n int, rng *rand.Rand) (list []cut) {
 	first := slices.IndexFunc(r.Tape.Steps, func(s fsys.Step) bool { return s.Kind == fsys.StepMark && r.Marks[s.Operation].Kind == markServes })
-	var ends []int
+	var ends, held []int
 	for i, s := range r.Tape.Steps {
-		if i > first && s.EndsSync() {
+		switch {
+		case i <= first:
+		case s.EndsSync():
 			ends = append(ends, i)
+		case s.Kind == fsys.StepMark && r.Marks[s.Operation].Kind == markHeld:
+			held = append(held, i)
 		}
 	}
 	for range n {
 		c := cut{at: first + 1 + rng.IntN(len(r.Tape.Steps)-first), kind: cutKind(rng.IntN(int(cutKinds))), choice: rng.Uint64()}
-		if rng.IntN(2) == 0 {
+		switch k := rng.IntN(4); {
+		case k == 0 && len(held) > 0:
+			c.at = held[rng.IntN(len(held))]
+		case k < 3:
 			c.at = ends[rng.IntN(len(ends))]
 		}
 		list = append(list, c)
@@ -66,6 +74,7 @@ func (r *recording) cuts(n int, rng *rand.Rand) (list []cut) {
 type state struct {
 	cut
 	disk *fsys.Mem
+	late *fsys.Late // of cutKill
 	w    *world
 }
 
@@ -81,9 +90,12 @@ func (r *recording) play(cuts []cut, visit func(*state) error) error {
 		}
 		rng := rand.New(rand.NewPCG(c.choice, 1))
 		st := &state{cut: c, w: w.clone()}
-		if c.kind == cutPower {
+		switch c.kind {
+		case cutPower:
 			st.disk = p.Mem.CrashClone(rng)
-		} else {
+		case cutKill:
+			st.disk, st.late = p.Mem.DeadClone(rng, "*.seg")
+		default:
 			st.disk = p.Mem.KillClone(rng)
 		}
 		if err := visit(st); err != nil {
@@ -112,7 +124,7 @@ func (st *state) judge(o Options, ringDir string) (err error) {
 		}
 	}
 	if st.kind == cutKill {
-		return st.verify(o)
+		return st.outlive(o)
 	}
 	start, tape := st.disk.Record()
 	pool, err := OpenPool(context.Background(), "/pool", o)
@@ -147,7 +159,14 @@ func (st *state) verify(o Options) (err error) {
 	}
 	p := &testPool{Pool: pool, o: o, dir: "/pool"}
 	defer func() { err = errors.Join(err, p.kill()) }()
+	return st.verifyPool(p)
+}
+
+func (st *state) verifyPool(p *testPool) error {
 	if err := p.sound(); err != nil {
+		return err
+	}
+	if err := st.verifyGroups(p); err != nil {
 		return err
 	}
 	for name, v := range st.w.volumes {
@@ -178,7 +197,7 @@ func (tp *testPool) sound() error {
 }
 
 func (st *state) verifyVolume(p *testPool, name string, v guestVolume) error {
-	dev, err := p.OpenVolume(context.Background(), name)
+	dev, err := p.opened(name)
 	if errors.Is(err, ErrNotFound) && v.changing && (v.now == 0 || v.next == 0) {
 		return nil
 	}
@@ -204,6 +223,29 @@ func (st *state) verifyVolume(p *testPool, name string, v guestVolume) error {
 		}
 	}
 	return err
+}
+
+// verifyGroups: of a group's snapshots, those that nobody deletes, all are there, or none.
+func (st *state) verifyGroups(p *testPool) error {
+	there := map[string]bool{}
+	for _, info := range p.Snapshots("") {
+		there[info.Name] = true
+		if s, ok := st.w.snapshots[info.Name]; ok && s.group != info.Group {
+			return fmt.Errorf("snapshot %s is of group %q, was taken with %q", info.Name, info.Group, s.group)
+		}
+	}
+	first := map[string]string{}
+	for _, name := range sortedKeys(st.w.snapshots) {
+		s := st.w.snapshots[name]
+		if s.group == "" || s.going && !s.taking {
+			continue
+		}
+		if other, ok := first[s.group]; ok && there[other] != there[name] {
+			return fmt.Errorf("of group %s: snapshot %s is there: %v, %s: %v", s.group, other, there[other], name, there[name])
+		}
+		first[s.group] = name
+	}
+	return nil
 }
 
 func (st *state) verifySnapshot(p *testPool, name string, s guestSnapshot) error {

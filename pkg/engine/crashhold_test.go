@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
@@ -35,6 +36,12 @@ func (p *pace) release(a *armed) {
 	defer p.mu.Unlock()
 	p.armed = nil
 	close(a.released)
+}
+
+// release ends a hold, and marks the moment before: cuts come there.
+func (g *guests) release(a *armed) {
+	g.note(mark{Kind: markHeld})
+	g.pace.release(a)
 }
 
 func (p *pace) armedFor(c fsys.Call) *armed {
@@ -114,7 +121,7 @@ func (g *guests) heldCommit(r *rand.Rand) error {
 		go func() { flushed <- g.flushOnce(a) }()
 		wait(log.held)
 		err := g.takeMany(b)
-		g.pace.release(log)
+		g.release(log)
 		return errors.Join(err, <-flushed)
 	})
 }
@@ -127,18 +134,35 @@ func (g *guests) heldJoin(r *rand.Rand) error {
 		if err != nil || name == "" {
 			return err
 		}
+		s, err := g.catalogue.snapshot(name)
+		if err != nil {
+			return err
+		}
 		log := g.pace.arm(fsys.OpWriteDurable, ".log")
 		deleted := make(chan error, 1)
 		go func() { deleted <- g.deleteSnapshot(name) }()
-		wait(log.held)
+		g.applied(format.SnapshotKey(s.id))
 		for i := range largeWrite / 8 {
 			if err == nil {
 				err = g.blocks(a, 8*i, 6, false)
 			}
 		}
-		g.pace.release(log)
+		g.release(log)
 		return errors.Join(err, <-deleted)
 	})
+}
+
+// applied waits until the removal of a key shows in the store, as it does before it is durable.
+func (g *guests) applied(key []byte) {
+	tick := time.NewTicker(100 * time.Microsecond)
+	defer tick.Stop()
+	for limit := time.Now().Add(time.Second); time.Now().Before(limit); <-tick.C {
+		_, closer, err := g.store.db.Get(key)
+		if err != nil {
+			return
+		}
+		_ = closer.Close()
+	}
 }
 
 // heldRead keeps reads from reaching their blocks, which are discarded, durably, and wanted by another volume meanwhile.
@@ -155,7 +179,7 @@ func (g *guests) heldRead(r *rand.Rand) error {
 		if err == nil {
 			err = g.takeMany(b)
 		}
-		g.pace.release(reads)
+		g.release(reads)
 		return errors.Join(err, <-read)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 )
 
 // manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
@@ -31,6 +32,9 @@ func (g *guests) manageOnce(r *rand.Rand) error {
 	case n < 12:
 		return g.heldJoin(r)
 	case taken < 2, n < 39 && taken < 8:
+		if r.IntN(4) == 0 {
+			return g.snapshotGroup(r)
+		}
 		_, err := g.snapshot(r, g.slots[r.IntN(crashVolumes)])
 		return err
 	case n < 70:
@@ -77,6 +81,51 @@ func (g *guests) snapshot(r *rand.Rand, s *slot) (name string, err error) {
 	m.Kind = markSnapshotTaken
 	g.note(m)
 	return m.Snapshot, g.learn(m)
+}
+
+// snapshotGroup takes snapshots of some volumes in one cut, sometimes with one of them closed.
+func (g *guests) snapshotGroup(r *rand.Rand) (err error) {
+	slots := slices.Clone(g.slots[:crashVolumes])
+	r.Shuffle(len(slots), func(i, j int) { slots[i], slots[j] = slots[j], slots[i] })
+	slots = slots[:2+r.IntN(crashVolumes-1)]
+	if r.IntN(4) == 0 {
+		s := slots[0]
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err := g.closed(s); err != nil {
+			return err
+		}
+		defer func() {
+			var oerr error
+			s.dev, oerr = g.OpenVolume(context.Background(), s.name)
+			err = errors.Join(err, oerr)
+		}()
+	}
+	spec := SnapshotGroupSpec{Name: fmt.Sprintf("group-%x", r.Uint64())}
+	var marks []mark
+	for _, s := range slots {
+		m := mark{Kind: markSnapshot, Snapshot: spec.Name + "-" + s.name, Inc: s.inc.id, Group: spec.Name}
+		m.Operation = g.note(m)
+		marks = append(marks, m)
+		spec.Snapshots = append(spec.Snapshots, SnapshotSpec{Name: m.Snapshot, Volume: s.name})
+	}
+	_, err = g.CreateSnapshotGroup(context.Background(), spec)
+	busy := errors.Is(err, ErrBusy)
+	for _, m := range marks {
+		switch {
+		case busy:
+			m.Kind = markSnapshotDeleted
+			g.note(m)
+		case err == nil:
+			m.Kind = markSnapshotTaken
+			g.note(m)
+			err = g.learn(m)
+		}
+	}
+	if busy {
+		return nil
+	}
+	return err
 }
 
 // learn reads a snapshot for the first time. What it shows is what it must show from now on.

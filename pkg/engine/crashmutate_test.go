@@ -10,6 +10,7 @@ var mutationNames = [mutations]string{
 	mutateRoundFlush: "RoundFlush", mutateCutFlush: "CutFlush", mutateReplayFlush: "ReplayFlush", mutatePublish: "Publish", mutateRing: "Ring",
 	mutateJoinRound: "JoinRound", mutateReuseSynced: "ReuseSynced", mutateReusePinned: "ReusePinned", mutateReadPin: "ReadPin", mutateGates: "Gates",
 	mutateRetire: "Retire", mutateJoin: "Join", mutateReserve: "Reserve", mutateNewBlockInParts: "NewBlockInParts",
+	mutateSegmentSync: "SegmentSync", mutateUnsynced: "Unsynced", mutateLocks: "Locks",
 }
 
 // TestCrashFindsMutations breaks one rule at a time: the run, or a cut of it, must show it. A harness that finds nothing proves nothing.

@@ -134,6 +134,8 @@ type guestVolume struct {
 
 type guestSnapshot struct {
 	inc    int
+	group  string
+	taking bool     // of a cut: it was asked for and not acknowledged
 	lo, hi []uint32 // hi is nil until the snapshot is acknowledged
 	going  bool
 	stamps []stamp // its content, once read
@@ -144,6 +146,7 @@ type mark struct {
 	Kind             markKind
 	Operation        int
 	Volume, Snapshot string
+	Group            string
 	Inc              int
 	From, To         int // sectors
 	Zero             bool
@@ -168,6 +171,7 @@ const (
 	markSnapshotRead
 	markSnapshotDelete
 	markSnapshotDeleted
+	markHeld // a hold made to order is in effect, and what it was made for has been done
 )
 
 // world is what the outside knows.
@@ -187,7 +191,7 @@ func (w *world) inc(id int) *incarnation { return w.incs[id-1] }
 
 func (w *world) apply(m mark) {
 	switch m.Kind {
-	case markServes:
+	case markServes, markHeld:
 	case markRing:
 		w.storeRing(m)
 	case markBegin:
@@ -254,7 +258,7 @@ func (w *world) changeSnapshot(m mark) {
 	s := w.snapshots[m.Snapshot]
 	switch m.Kind {
 	case markSnapshot:
-		s = guestSnapshot{inc: m.Inc, lo: w.inc(m.Inc).bounds().acked}
+		s = guestSnapshot{inc: m.Inc, group: m.Group, lo: w.inc(m.Inc).bounds().acked}
 	case markSnapshotTaken:
 		s.hi = w.inc(s.inc).bounds().issued
 		// What it froze it made durable, and the volume shows that or something later.
@@ -283,6 +287,7 @@ func (w *world) clone() *world {
 	for name, s := range w.snapshots {
 		if s.hi == nil {
 			s.hi = w.inc(s.inc).bounds().issued
+			s.taking = !s.going
 			s.going = true // it need not be there
 		}
 		c.snapshots[name] = s

@@ -20,6 +20,9 @@ const (
 	mutateJoin                     // heads learn of a join before its commit's sync
 	mutateReserve                  // reserved chunks are handed out before their commit's sync
 	mutateNewBlockInParts          // of a new block only the guest's bytes are written
+	mutateSegmentSync              // a member flush leaves out the segments written in unwritten extents
+	mutateUnsynced                 // the open sequence's member flush leaves out the segments that the process before it wrote so
+	mutateLocks                    // a pool is opened while a dead process's I/O is under way; package member keeps this, the test's locks do not hold
 	mutations
 )
 

@@ -139,8 +139,13 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 		p.alloc, err = alloc.New(storeView{db}, segments, 0)
 		return p, err
 	}
-	if err := errors.Join(markWritten(m, segments), markUnsynced(m, segments)); err != nil {
+	if err := markWritten(m, segments); err != nil {
 		return nil, err
+	}
+	if !p.breaks(mutateUnsynced) {
+		if err := markUnsynced(m, segments); err != nil {
+			return nil, err
+		}
 	}
 	entries, err := p.openRing(rec)
 	if err != nil {

@@ -67,6 +67,11 @@ func (p *Pool) reserve() (more bool, err error) {
 	if err := p.member.Reserve(seg, uint32(from*alloc.ChunkBlocks), uint32(to*alloc.ChunkBlocks)); err != nil {
 		return false, err
 	}
+	if p.breaks(mutateSegmentSync) {
+		if err := p.member.MarkWritten(seg, uint32(from*alloc.ChunkBlocks), uint32(to*alloc.ChunkBlocks)); err != nil {
+			return false, err
+		}
+	}
 	err = p.commitThen(func(b *batch) (bool, error) {
 		for k := from; k < to; k++ {
 			b.setChunk(seg*alloc.SegmentChunks+uint32(k), alloc.Reserved, true)

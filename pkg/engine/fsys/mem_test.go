@@ -2,6 +2,7 @@ package fsys
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -215,6 +216,57 @@ func TestKillClone(t *testing.T) {
 	wantOutcomes(t, killed, "/a", 1, "a")
 	must(t, flush.Sync())
 	wantOutcomes(t, m, "/a", 1, "x")
+}
+
+// What a dead process had under way lands later, and until then its locks keep others out.
+func TestDeadClone(t *testing.T) {
+	m := NewMem()
+	must(t, m.MkdirAll("/d"))
+	f, err := m.Open("/d/a.seg", Create|Write)
+	must(t, err)
+	_, err = m.Open("/d/b.seg", Create|Write)
+	must(t, err)
+	log, err := m.Open("/d/x.log", Create|Write)
+	must(t, err)
+	var clone *Mem
+	var late *Late
+	m.During(func(Op, string) { clone, late = m.DeadClone(rand.New(rand.NewPCG(1, 1)), "*.seg") })
+	locked := func(name string) bool {
+		file, err := clone.Open(name, Write)
+		must(t, err)
+		defer file.Close()
+		return errors.Is(file.Lock(), ErrLocked)
+	}
+	sectors := func(name string) int {
+		file, err := clone.Open(name, Write)
+		must(t, err)
+		defer file.Close()
+		b := make([]byte, 32*sectorSize)
+		_, err = file.ReadAt(b, 0)
+		must(t, err)
+		return bytes.Count(b, []byte{7}) / sectorSize
+	}
+	data := bytes.Repeat([]byte{7}, 32*sectorSize)
+	_, err = f.WriteAt(data, 0)
+	must(t, err)
+	if n := sectors("/d/a.seg"); n == 0 || n == 32 || !locked("/d/a.seg") || locked("/d/b.seg") {
+		t.Fatalf("%d sectors landed; locked: %v, the other: %v", n, locked("/d/a.seg"), locked("/d/b.seg"))
+	}
+	early := sectors("/d/a.seg")
+	late.Land(0.5, rand.New(rand.NewPCG(1, 2)))
+	if n := sectors("/d/a.seg"); n <= early || n == 32 || !locked("/d/a.seg") {
+		t.Fatalf("%d sectors landed, %d before", n, early)
+	}
+	late.Land(1, nil)
+	if n := sectors("/d/a.seg"); n != 32 || locked("/d/a.seg") {
+		t.Fatalf("%d sectors landed at last, locked: %v", n, locked("/d/a.seg"))
+	}
+	_, err = log.WriteAt(data, 0)
+	must(t, err)
+	if !locked("/d/a.seg") || !locked("/d/b.seg") {
+		t.Fatal("a thread inside the kernel keeps every descriptor of its process, and a lock went")
+	}
+
 }
 
 func TestSparse(t *testing.T) {

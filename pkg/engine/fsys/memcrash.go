@@ -28,10 +28,17 @@ func (m *Mem) CrashClone(rng *rand.Rand) *Mem {
 // dropped, and no more of it durable than before. Of the writes that were under way, which end after the process, rng chooses the sectors that they
 // reach; without one they are whole.
 func (m *Mem) KillClone(rng *rand.Rand) *Mem {
-	return m.clone(&cloner{
+	clone, _ := m.killed(rng)
+	return clone
+}
+
+func (m *Mem) killed(rng *rand.Rand) (*Mem, *Late) {
+	late := &Late{}
+	late.m = m.clone(&cloner{
 		names: func(n *memNode) (now, durable map[string]*memNode) { return n.names, n.durable },
-		data:  func(d *memData, dev *memDevice) *memData { return d.copy(rng, dev) },
+		data:  func(d *memData, dev *memDevice) *memData { return d.copy(rng, dev, late) },
 	})
+	return late.m, late
 }
 
 // cloner copies a tree; what is reached twice is copied once.
@@ -120,7 +127,7 @@ func (d *memData) cut() {
 	}
 }
 
-func (d *memData) copy(rng *rand.Rand, dev *memDevice) *memData {
+func (d *memData) copy(rng *rand.Rand, dev *memDevice, late *Late) *memData {
 	copied := newMemData(dev)
 	copied.size, copied.sizes = d.size, slices.Clone(d.sizes)
 	for i := range copied.sizes {
@@ -142,6 +149,8 @@ func (d *memData) copy(rng *rand.Rand, dev *memDevice) *memData {
 				if v.by.ended != 0 || rng == nil || rng.IntN(2) == 0 {
 					v.by = landed(v.by)
 					twin.later[i] = append(twin.later[i], v)
+				} else {
+					late.sectors = append(late.sectors, lateSector{copied, number, i, v.data, v.direct})
 				}
 			}
 		}
