@@ -74,6 +74,12 @@ crash-test: ## Cut 100000 (CUTS=n) times through recorded runs of the engine; SE
 	$(GO) test -count=1 -v -timeout 12h -run 'TestCrash' -artifacts -outputdir $(CURDIR)/.cache/crash-test ./pkg/engine \
 		-args -crash.cuts $(CUTS) $(if $(SEED),-crash.seed $(SEED))
 
+.PHONY: model-test
+model-test: SEEDS ?= 2000
+model-test: ## Compare the engine with the reference model over 2000 (SEEDS=n) random histories of each kind; SEED=n goes on from a run's seed
+	@hack/setup.sh test
+	$(GO) test -count=1 -v -timeout 12h -run 'TestModel' ./pkg/engine -args -rapid.checks $(SEEDS) $(if $(SEED),-rapid.seed $(SEED))
+
 .PHONY: bench
 bench: build ## Measure the engine on this machine; fails below the bars (BENCHFLAGS="--only first --dir /mnt/fast")
 	@hack/setup.sh bench

@@ -27,29 +27,36 @@ type CheckReport struct {
 // agree with the runs, that no runs of a generation overlap, and that no unnamed layer is forgotten. It looks at one moment, on a pool in use, and keeps
 // operations on the catalogue waiting only while it takes that moment. It needs one bit of memory for every block of the segments in use.
 func (p *Pool) Check(ctx context.Context) (CheckReport, error) {
-	snap, err := p.checkMoment()
+	snap, read, err := p.checkMoment()
 	if err != nil {
 		return CheckReport{}, err
 	}
 	defer snap.Close()
-	return checkMetadata(ctx, snap, p.chunkLimit())
+	return checkMetadata(ctx, snap, p.chunkLimit(), func(layer uint64) bool { return read[layer] })
 }
 
-func (p *Pool) checkMoment() (*pebble.Snapshot, error) {
+// checkMoment takes the moment, with the layers that have readers then: those wait for them, even unnamed.
+func (p *Pool) checkMoment() (snap *pebble.Snapshot, read map[uint64]bool, err error) {
 	p.ops.Lock()
 	defer p.ops.Unlock()
 	if p.closed.Load() {
-		return nil, ErrClosed
+		return nil, nil, ErrClosed
 	}
 	if p.failure() == nil {
 		if err := p.flush(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+	}
+	// A pool that takes no changes queues what its readers leave when it is opened again.
+	later := p.failure() != nil
+	read = map[uint64]bool{}
+	for id, l := range p.catalogue.layers {
+		read[id] = l.readers > 0 || later
 	}
 	// Not in the middle of a round that takes several batches.
 	p.rounds.turn.Lock()
 	defer p.rounds.turn.Unlock()
-	return p.store.db.NewSnapshot(), nil
+	return p.store.db.NewSnapshot(), read, nil
 }
 
 // maxProblems is where Check stops listing.
@@ -58,6 +65,7 @@ const maxProblems = 100
 type checker struct {
 	CheckReport
 	c       *catalogue
+	read    func(layer uint64) bool
 	joining map[*layer]bool // a queued join may leave hidden runs
 	used    map[uint32]*alloc.Bitmap
 	owned   map[*layer]int64
@@ -77,8 +85,10 @@ func (k *checker) problem(format string, args ...any) {
 	}
 }
 
-func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64) (CheckReport, error) {
+// checkMetadata does it. read tells whether a layer has readers.
+func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64, read func(layer uint64) bool) (CheckReport, error) {
 	k := &checker{
+		read:    read,
 		joining: map[*layer]bool{}, used: map[uint32]*alloc.Bitmap{}, owned: map[*layer]int64{}, pages: map[*layer]int64{}, mapped: map[*volume]int64{},
 		heads: map[uint32][]checkedHead{},
 	}
@@ -127,7 +137,7 @@ func (k *checker) checkTree() {
 		if l.rec.Head != 0 && len(l.children) > 0 {
 			k.problem("layer %d is the head of volume %d and has children", l.id, l.rec.Head)
 		}
-		if l.rec.Head != 0 || l.rec.Name != 0 || queued[l.id] || len(l.children) > 1 {
+		if l.rec.Head != 0 || l.rec.Name != 0 || queued[l.id] || len(l.children) > 1 || k.read(l.id) {
 			continue
 		}
 		waits := false

@@ -55,7 +55,8 @@ func (r *OfflineReport) check(ctx context.Context, db *pebble.DB, chunks int64) 
 	if rerr != nil && !errors.Is(rerr, ErrCorrupt) && !errors.Is(rerr, format.ErrCorrupt) {
 		return rerr
 	}
-	report, err := checkMetadata(ctx, db, chunks)
+	// A layer that lost its name while somebody read it is queued when the pool is opened: none is forgotten here.
+	report, err := checkMetadata(ctx, db, chunks, func(uint64) bool { return true })
 	if rerr != nil {
 		report.Problems = append(report.Problems, rerr.Error())
 	}

@@ -8,6 +8,8 @@ import (
 
 // guestBlocks is how many blocks of a volume the guest uses, guestSectors how many sectors.
 const (
+	sectorsPerBlock = BlockSize / sectorSize
+
 	guestBlocks  = 160
 	guestSectors = guestBlocks * sectorsPerBlock
 )

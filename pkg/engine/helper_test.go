@@ -3,9 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"testing"
-
-	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
 type testObserver struct{ t *testing.T }
@@ -22,13 +22,7 @@ func testOptions(t *testing.T) Options {
 func newPool(t *testing.T, o Options, size int64) *testPool {
 	t.Helper()
 	dir := t.TempDir()
-	usage, err := fsys.OS().Usage(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if usage.Type != "ext4" && usage.Type != "xfs" {
-		t.Skipf("needs xfs or ext4: the folder for temporary files is on %s; set TMPDIR", usage.Type)
-	}
+	NeedFileSystem(t, dir)
 	p, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: dir, Size: size}, o)
 	if err != nil {
 		t.Fatal(err)
@@ -123,3 +117,5 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -362,7 +362,13 @@ func TestReaderKeepsSnapshot(t *testing.T) {
 	if _, err := p.Snapshot("s"); !errors.Is(err, ErrNotFound) {
 		t.Fatalf("the name is still there: %v", err)
 	}
+	p.check()
 	must(t, p.kill())
+	report, err := CheckOffline(t.Context(), p.dir, p.o)
+	must(t, err)
+	if len(report.Problems) > 0 {
+		t.Fatalf("after the reader died: %v", report.Problems)
+	}
 	p.reopen()
 	p.jobsDone()
 	if used := p.Info().Used; used != 8<<20 {

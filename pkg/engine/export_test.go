@@ -1,0 +1,50 @@
+package engine
+
+import (
+	"context"
+	"testing"
+
+	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+)
+
+// ModelBackend is a pool for the reference model, in memory or, with a folder, on a disk.
+type ModelBackend struct {
+	dir  string
+	o    Options
+	made bool
+}
+
+// NewModelBackend makes one in memory; with a folder, there.
+func NewModelBackend(t *testing.T, dir string) *ModelBackend {
+	b := &ModelBackend{dir: dir, o: testOptions(t)}
+	b.o.Observer, b.o.RingDir = nil, ringFolder(t)
+	if dir == "" {
+		b.dir, b.o.fs, b.o.bootID = "/pool", fsys.NewMem(), &[16]byte{1}
+	}
+	return b
+}
+
+// Open makes the pool, or opens it again.
+func (b *ModelBackend) Open() (*Pool, error) {
+	if b.made {
+		return OpenPool(context.Background(), b.dir, b.o)
+	}
+	b.made = true
+	return CreatePool(context.Background(), PoolSpec{Name: "p", Directory: b.dir, Size: MinPoolSize}, b.o)
+}
+
+// Kill lets a pool go as the death of its process does.
+func (b *ModelBackend) Kill(p *Pool) error { return (&testPool{Pool: p}).kill() }
+
+// Layers counts what is in the pool's tree.
+func (b *ModelBackend) Layers(p *Pool) int { return len(p.catalogue.layers) }
+
+// NeedFileSystem skips a test whose folder is on a file system that pools do not use.
+func NeedFileSystem(t *testing.T, dir string) {
+	t.Helper()
+	usage, err := fsys.OS().Usage(dir)
+	must(t, err)
+	if usage.Type != "ext4" && usage.Type != "xfs" {
+		t.Skipf("needs xfs or ext4: the folder for temporary files is on %s; set TMPDIR", usage.Type)
+	}
+}
