@@ -10,7 +10,7 @@ import (
 
 // manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
 func (g *guests) manage(ctx context.Context, r *rand.Rand) error {
-	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r)); err != nil {
+	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r), g.heldMove(r), g.heldWrite(r)); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -31,17 +31,19 @@ func (g *guests) manageOnce(r *rand.Rand) error {
 		return g.heldRead(r)
 	case n < 12:
 		return g.heldJoin(r)
-	case taken < 2, n < 39 && taken < 8:
+	case n < 20:
+		return g.moveOnce(r)
+	case taken < 2, n < 46 && taken < 8:
 		if r.IntN(4) == 0 {
 			return g.snapshotGroup(r)
 		}
 		_, err := g.snapshot(r, g.slots[r.IntN(crashVolumes)])
 		return err
-	case n < 70:
+	case n < 72:
 		return g.deleteSnapshot(name)
-	case n < 76:
+	case n < 78:
 		return g.rollback(name, inc)
-	case n < 82 && extra.dev == nil:
+	case n < 83 && extra.dev == nil:
 		return g.createVolume(extra, name)
 	case n < 86 && extra.dev != nil:
 		return g.deleteVolume(extra)

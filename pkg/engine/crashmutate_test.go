@@ -11,6 +11,7 @@ var mutationNames = [mutations]string{
 	mutateJoinRound: "JoinRound", mutateReuseSynced: "ReuseSynced", mutateReusePinned: "ReusePinned", mutateReadPin: "ReadPin", mutateGates: "Gates",
 	mutateRetire: "Retire", mutateJoin: "Join", mutateReserve: "Reserve", mutateNewBlockInParts: "NewBlockInParts",
 	mutateSegmentSync: "SegmentSync", mutateUnsynced: "Unsynced", mutateLocks: "Locks",
+	mutateCopyFlush: "CopyFlush", mutateMovePins: "MovePins", mutateMoveMark: "MoveMark",
 }
 
 // TestCrashFindsMutations breaks one rule at a time: the run, or a cut of it, must show it. A harness that finds nothing proves nothing.

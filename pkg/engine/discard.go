@@ -96,34 +96,34 @@ func (v *Volume) zeroInPage(page uint32, at, n int) error {
 		if e[0] >= e[1] {
 			continue
 		}
-		if err := v.again(0, func() error { return v.zeroEdge(page, e[0], e[1]-e[0]) }); err != nil {
+		if err := v.again(0, func(a *admission) error { return v.zeroEdge(a, page, e[0], e[1]-e[0]) }); err != nil {
 			return err
 		}
 	}
 	if first >= end {
 		return nil
 	}
-	return v.again(0, func() error { return v.zeroBlocks(page, first, end) })
+	return v.again(0, func(a *admission) error { return v.zeroBlocks(a, page, first, end) })
 }
 
 var zeroBlock [BlockSize]byte
 
-func (v *Volume) zeroEdge(page uint32, at, n int) error {
+func (v *Volume) zeroEdge(a *admission, page uint32, at, n int) error {
 	var buf [1]runs.Entry
 	list, err := v.pool.pages.lookup(&v.mapping, page, at/BlockSize, at/BlockSize+1, buf[:0])
 	if err != nil || runs.Mapped(list) == 0 {
 		return err
 	}
-	return v.writePart(page, at, zeroBlock[:n])
+	return v.writePart(a, page, at, zeroBlock[:n])
 }
 
 // zeroBlocks publishes a zero run over whole blocks. What it hides is dropped, and whether a zero run must stay in the store is found, when it is
 // committed.
-func (v *Volume) zeroBlocks(page uint32, first, end int) error {
+func (v *Volume) zeroBlocks(a *admission, page uint32, first, end int) error {
 	p := v.pool
 	g := v.mapping.lineage.Load()
 	k := rangelock.Key{Family: g.family, Page: page}
-	p.locks.Lock(k, first, end)
+	a.lock(k, first, end)
 	defer p.locks.Unlock(k, first, end)
 	var buf [8]runs.Entry
 	list, err := p.pages.lookup(&v.mapping, page, first, end, buf[:0])

@@ -235,13 +235,13 @@ func TestGroupRefusals(t *testing.T) {
 func TestGroupGivesUp(t *testing.T) {
 	p, _ := memPool(t)
 	a, b, c := p.volume("a", 1<<20), p.volume("b", 1<<20), p.volume("c", 1<<20)
-	pin := b.enter()
+	inside := b.enter()
 	spec := SnapshotGroupSpec{Name: "g", Snapshots: []SnapshotSpec{{Name: "1", Volume: "c"}, {Name: "2", Volume: "b"}, {Name: "3", Volume: "a"}}}
 	_, err := p.CreateSnapshotGroup(t.Context(), spec)
 	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), `"b"`) {
 		t.Fatalf("a write that does not end: %v", err)
 	}
-	b.leave(pin)
+	inside.leave()
 	for _, v := range []*Volume{a, b, c} {
 		eventually(t, "a write after the cut gave up", func() { _, err = v.WriteAt(make([]byte, BlockSize), 0) })
 		must(t, err)

@@ -69,6 +69,9 @@ func (p *Pool) runJob(id uint64, job format.Job) error {
 	p.rounds.turn.Lock()
 	//lint:ignore SA2001 the end of the round under way is what is waited for
 	p.rounds.turn.Unlock()
+	p.moves.turn.Lock()
+	//lint:ignore SA2001 likewise, for moves that COW made by the lineage from before it
+	p.moves.turn.Unlock()
 	if job.Kind == format.JobFree {
 		p.catalogue.mu.RLock()
 		l := p.catalogue.layers[job.Layer]

@@ -23,7 +23,17 @@ const (
 	mutateSegmentSync              // a member flush leaves out the segments written in unwritten extents
 	mutateUnsynced                 // the open sequence's member flush leaves out the segments that the process before it wrote so
 	mutateLocks                    // a pool is opened while a dead process's I/O is under way; package member keeps this, the test's locks do not hold
+	mutateCopyFlush                // a move's run is committed without a flush of its copy's member
+	mutateMovePins                 // what heads own is copied while writes in place are under way
+	mutateMoveMark                 // writes in place do not ask for marks
 	mutations
+)
+
+// COW's, until a workload has COW.
+const (
+	mutateCopySynced  = mutations + 1 + iota // COW overwrites the old place before the commit that gives it to the head is durable
+	mutateCopyPinned                         // COW overwrites the old place while older pins last
+	mutateCopyPublish                        // COW overwrites the old place before maps show the copy
 )
 
 func (p *Pool) breaks(m mutation) bool { return m != mutateNothing && p.options.mutate == m }

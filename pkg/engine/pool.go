@@ -19,7 +19,8 @@ import (
 
 // Pool is an open pool. Its methods may be called at once from many goroutines.
 //
-// Order of locks: ops, the flow, a volume's gate, ranges of blocks, rounds.turn, catalogue.mu, then those inside the parts. Whoever waits for space or for the ring holds none.
+// Order of locks: ops, the flow, a volume's gate, ranges of blocks, rounds.turn or moves.turn, catalogue.mu, then those inside the parts. Whoever waits for space or for the ring holds none, and whoever waits for a range of
+// blocks holds no pin: who has the range may be waiting for pins.
 type Pool struct {
 	options Options
 	fs      fsys.FS
@@ -34,6 +35,9 @@ type Pool struct {
 	locks   rangelock.Table
 	rounds  rounds
 	flow    flow
+	moves   moves
+	marks   moveMarks
+	maps    openMaps
 
 	// ops is held by one operation on the catalogue at a time. They take milliseconds, and what they may assume is simple for it.
 	ops       sync.Mutex

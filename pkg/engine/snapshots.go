@@ -170,6 +170,7 @@ func (p *Pool) OpenSnapshot(ctx context.Context, name string) (*SnapshotReader, 
 	r := &SnapshotReader{pool: p, layer: l, name: name, size: int64(s.rec.Size)}
 	r.mapping.id = p.nextMap.Add(1)
 	r.mapping.lineage.Store(p.catalogue.lineageOf(l))
+	p.maps.add(&r.mapping)
 	l.readers++
 	return r, nil
 }
@@ -180,6 +181,7 @@ func (r *SnapshotReader) Close() error {
 	p.ops.Lock()
 	defer p.ops.Unlock()
 	r.mapping.closed.Store(true)
+	p.maps.remove(&r.mapping)
 	r.layer.readers--
 	// What a closed or failed pool does not free now is queued when it is opened again.
 	if l := r.layer; l.readers > 0 || l.rec.Name != 0 || l.rec.Head != 0 || p.refusal() != nil {

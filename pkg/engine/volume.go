@@ -7,6 +7,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/block"
 	"github.com/rowan-csi/rowan/pkg/engine/epoch"
+	"github.com/rowan-csi/rowan/pkg/engine/rangelock"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
@@ -197,13 +198,31 @@ func (p *Pool) writeData(count *volumeCounters, b []byte, place uint64, off int)
 	return p.data.WriteAt(b, place, off)
 }
 
-// enter admits one part of a write: through the gate, then pinned. leave undoes it.
-func (v *Volume) enter() epoch.Pin {
-	v.gate.enter()
-	return v.pool.epochs.Pin()
+// admission is what one part of a write holds: the gate, and a pin.
+type admission struct {
+	v   *Volume
+	pin epoch.Pin
 }
 
-func (v *Volume) leave(pin epoch.Pin) {
-	v.pool.epochs.Unpin(pin)
-	v.gate.leave()
+// enter admits one part of a write: through the gate, then pinned. leave undoes it.
+func (v *Volume) enter() admission {
+	v.gate.enter()
+	return admission{v, v.pool.epochs.Pin()}
+}
+
+func (a *admission) leave() {
+	a.v.pool.epochs.Unpin(a.pin)
+	a.v.gate.leave()
+}
+
+// unpinned does something that may wait for others, or for their pins. What was looked up before holds after it only where a lock says so.
+func (a *admission) unpinned(f func()) {
+	a.v.pool.epochs.Unpin(a.pin)
+	f()
+	a.pin = a.v.pool.epochs.Pin()
+}
+
+// lock takes a range of blocks. Who has it may be waiting for pins, so this one must not be among them.
+func (a *admission) lock(k rangelock.Key, off, end int) {
+	a.unpinned(func() { a.v.pool.locks.Lock(k, off, end) })
 }

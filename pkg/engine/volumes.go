@@ -281,6 +281,7 @@ func (p *Pool) OpenVolume(ctx context.Context, name string) (*Volume, error) {
 	open.mapping.id = p.nextMap.Add(1)
 	open.mapping.lineage.Store(p.catalogue.lineageOf(p.catalogue.layers[v.rec.Layer]))
 	open.size.Store(int64(v.rec.Size))
+	p.maps.add(&open.mapping)
 	p.catalogue.mu.Lock()
 	defer p.catalogue.mu.Unlock()
 	v.open = open
@@ -302,6 +303,7 @@ func (p *Pool) closeVolume(ctx context.Context, v *Volume) error {
 		err = p.flush()
 	}
 	p.alloc.Forget(v.entry.id)
+	p.maps.remove(&v.mapping)
 	p.catalogue.mu.Lock()
 	defer p.catalogue.mu.Unlock()
 	v.entry.open = nil

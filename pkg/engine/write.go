@@ -23,7 +23,7 @@ func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 	for done := 0; done < len(p); {
 		page, at := uint32((off+int64(done))/pageBytes), int((off+int64(done))%pageBytes)
 		n := min(len(p)-done, pageBytes-at)
-		if err := v.again(n, func() error { return v.writePart(page, at, p[done:done+n]) }); err != nil {
+		if err := v.again(n, func(a *admission) error { return v.writePart(a, page, at, p[done:done+n]) }); err != nil {
 			return 0, fmt.Errorf("write volume %q at %d: %w", v.name, off+int64(done), err)
 		}
 		done += n
@@ -32,7 +32,7 @@ func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // again runs a part of a write, of so many bytes, until it needs to wait no more.
-func (v *Volume) again(n int, part func() error) error {
+func (v *Volume) again(n int, part func(a *admission) error) error {
 	large := n >= largeWrite*BlockSize
 	var w spaceWait
 	for {
@@ -42,12 +42,12 @@ func (v *Volume) again(n int, part func() error) error {
 		if large {
 			v.pool.flow.enter(n)
 		}
-		pin := v.enter()
+		a := v.enter()
 		err := ErrClosed
 		if !v.closed.Load() {
-			err = part()
+			err = part(&a)
 		}
-		v.leave(pin)
+		a.leave()
 		if large {
 			v.pool.flow.leave(n)
 		}
@@ -66,21 +66,22 @@ func (v *Volume) again(n int, part func() error) error {
 }
 
 // writePart writes b at byte at of a page, admitted and pinned.
-func (v *Volume) writePart(page uint32, at int, b []byte) error {
+func (v *Volume) writePart(a *admission, page uint32, at int, b []byte) error {
 	g := v.mapping.lineage.Load()
 	first, end := at/BlockSize, (at+len(b)+BlockSize-1)/BlockSize
+	k := rangelock.Key{Family: g.family, Page: page}
 	var buf [8]runs.Entry
 	if at%BlockSize == 0 && len(b)%BlockSize == 0 {
 		list, err := v.pool.pages.lookup(&v.mapping, page, first, end, buf[:0])
 		if err != nil {
 			return err
 		}
-		if ownsAll(g, list, first, end) {
+		// In this order: what is marked after the lookup is not moved while this pin lasts.
+		if ownsAll(g, list, first, end) && (v.pool.breaks(mutateMoveMark) || !v.pool.marks.has(k, first, end)) {
 			return v.overwrite(list, at, b)
 		}
 	}
-	k := rangelock.Key{Family: g.family, Page: page}
-	v.pool.locks.Lock(k, first, end)
+	a.lock(k, first, end)
 	defer v.pool.locks.Unlock(k, first, end)
 	// A join may have given the head more between the first look and the lock; g is what this write goes by from here on, and publish hands it on.
 	list, err := v.pool.pages.lookup(&v.mapping, page, first, end, buf[:0])
