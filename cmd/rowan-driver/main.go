@@ -36,7 +36,6 @@ type options struct {
 	pool         string
 	maxVolumes   int64
 	overcommit   float64
-	refuseAt     float64
 }
 
 func main() {
@@ -73,7 +72,6 @@ func command() *cobra.Command {
 	f.StringVar(&o.pool, "pool", "default", "the pool of volumes whose parameters name none")
 	f.Int64Var(&o.maxVolumes, "max-volumes-per-node", 0, "how many volumes may be in use here; 0: no limit")
 	f.Float64Var(&o.overcommit, "overcommit", volume.DefaultAdmission.Overcommit, "how much space a pool may promise, as a multiple of its size")
-	f.Float64Var(&o.refuseAt, "refuse-at", volume.DefaultAdmission.RefuseAt, "the part of a pool in use from which on it takes nothing new")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(logFlags)
 	for _, name := range []string{"v", "vmodule"} {
@@ -94,8 +92,6 @@ func (o options) check() error {
 		return fmt.Errorf("--max-volumes-per-node %d: must not be negative", o.maxVolumes)
 	case !(o.overcommit > 0):
 		return fmt.Errorf("--overcommit %g: must be over 0", o.overcommit)
-	case !(o.refuseAt > 0 && o.refuseAt <= 1):
-		return fmt.Errorf("--refuse-at %g: must be over 0 and at most 1", o.refuseAt)
 	}
 	return nil
 }
@@ -110,7 +106,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	service := volume.Open(local.New(engine, local.Config{
-		Node: volume.NodeID(o.node), Pool: o.pool, Admission: volume.Admission{Overcommit: o.overcommit, RefuseAt: o.refuseAt},
+		Node: volume.NodeID(o.node), Pool: o.pool, Admission: volume.Admission{Overcommit: o.overcommit},
 	}))
 	listener, err := driver.Listen(o.endpoint)
 	if err != nil {

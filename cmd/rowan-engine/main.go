@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/rowan-csi/rowan/pkg/engine"
 )
 
 // version is set by the build (-ldflags -X main.version=…).
@@ -25,7 +27,8 @@ type options struct {
 	mapCache, memoryLimit                                          size
 	ioUring                                                        ringMode
 	startKeeper                                                    bool
-	stopTimeout                                                    time.Duration
+	stopTimeout, spaceWait                                         time.Duration
+	warnAt, refuseAt                                               float64
 }
 
 func main() {
@@ -68,6 +71,9 @@ func command() *cobra.Command {
 	f.Var(&o.memoryLimit, "memory-limit", "soft limit of the Go heap (GOMEMLIMIT overrides it)")
 	f.BoolVar(&o.startKeeper, "start-keeper", true, "start a keeper of our own where none answers; it outlives the engine")
 	f.DurationVar(&o.stopTimeout, "stop-timeout", 25*time.Second, "how long requests under way may take at the end")
+	f.Float64Var(&o.warnAt, "warn-at", engine.DefaultWarnAt, "the part of a pool's space in use from which on its log warns; over 1: never")
+	f.Float64Var(&o.refuseAt, "refuse-at", engine.DefaultRefuseAt, "the part from which on a pool takes no new volumes and snapshots; over 1: never")
+	f.DurationVar(&o.spaceWait, "space-wait", engine.DefaultSpaceWait, "how long writes wait for space in a full pool before they get ENOSPC")
 	f.StringVar(&o.pprofSocket, "pprof-socket", "", "serve Go profiles on this unix socket")
 
 	named := &cobra.Command{Use: "serve", Short: "Serve (what it does without a command)", Args: cobra.NoArgs, RunE: serve}

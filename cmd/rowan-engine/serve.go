@@ -57,7 +57,10 @@ func serve(ctx context.Context, o options) (err error) {
 	defer cancel()
 	h, err := host.New(waiting, host.Config{
 		Engine: host.Real{}, Attacher: attacher, StateDir: o.stateDir,
-		Options: engine.Options{RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), IO: io, Observer: observer{}},
+		Options: engine.Options{
+			RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), IO: io, Observer: observer{}, WarnAt: o.warnAt, RefuseAt: o.refuseAt,
+			SpaceWait: o.spaceWait,
+		},
 	})
 	if err != nil {
 		return err

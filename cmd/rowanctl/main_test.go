@@ -166,6 +166,7 @@ volume delete db-old db-copy
 snapshot delete before-upgrade after-upgrade
 snapshot list
 pool check
+pool grow fast 200Gi
 pool close fast
 pool open --member /pools/fast
 `
@@ -202,6 +203,8 @@ volume create v --size 1Gi --label nonsense
 volume label v
 volume label v =x
 volume grow v 0
+pool grow a
+pool grow a lots
 volume attach
 volume delete
 snapshot create s
@@ -251,6 +254,7 @@ volume create a/b --size 1Gi
 volume attach db
 volume delete db
 volume grow db 1Mi
+pool grow fast 1Gi
 snapshot create s db
 volume create other --size 1Gi
 snapshot rollback nowhere

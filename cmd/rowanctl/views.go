@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"io"
 	"strconv"
 	"time"
@@ -37,6 +38,11 @@ type poolView struct {
 	Volumes       int    `json:"volumes"`
 	Snapshots     int    `json:"snapshots"`
 	Jobs          int    `json:"jobs"`
+	Available     int64  `json:"available"`
+	Level         string `json:"level,omitempty"`
+
+	WarnAt   float64 `json:"warnAt,omitempty"`
+	RefuseAt float64 `json:"refuseAt,omitempty"`
 
 	Metadata *metadataView `json:"metadata,omitempty"` // by show, of an open pool
 }
@@ -45,6 +51,7 @@ func viewPool(p engine.PoolInfo) poolView {
 	return poolView{
 		Name: p.Name, ID: p.ID, State: p.State, Reason: p.Reason, Member: p.Member, Device: p.Device, Size: p.Size, Used: p.Used, Free: p.Free,
 		Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes, Volumes: p.Volumes, Snapshots: p.Snapshots, Jobs: p.Jobs,
+		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
 	}
 }
 
@@ -54,7 +61,8 @@ func (p poolView) table(w io.Writer) error {
 	}
 	if p.Size > 0 { // nothing is known of a pool that is not open
 		fields = append(fields,
-			field{"Size", exact(p.Size)}, field{"Used", exact(p.Used)}, field{"Free", exact(p.Free)}, field{"Provisioned", exact(p.Provisioned)},
+			field{"Size", exact(p.Size)}, field{"Used", exact(p.Used)}, field{"Free", exact(p.Free)}, field{"Available", exact(p.Available)},
+			field{"Level", p.level()}, field{"Provisioned", exact(p.Provisioned)},
 			field{"Metadata", exact(p.MetadataBytes)}, field{"Volumes", strconv.Itoa(p.Volumes)}, field{"Snapshots", strconv.Itoa(p.Snapshots)},
 			field{"Being freed", strconv.Itoa(p.Jobs) + " layers"})
 	}
@@ -63,6 +71,15 @@ func (p poolView) table(w io.Writer) error {
 		fields = append(fields, field{"Metadata cost", p.Metadata.perBlock()})
 	}
 	return writeFields(w, fields...)
+}
+
+// level says where the pool is on the ladder, and what comes next.
+func (p poolView) level() string {
+	marks := fmt.Sprintf("warns at %.0f %% in use, takes nothing new from %.0f %% on", p.WarnAt*100, p.RefuseAt*100)
+	if p.Level == "" {
+		return marks
+	}
+	return p.Level + " (" + marks + ")"
 }
 
 type poolList []poolView

@@ -37,14 +37,18 @@ type Options struct {
 	AcceptLoss bool      // open although the ring is missing or damaged
 	ReadOnly   bool      // open for looking only (check of a pool that has failed)
 	IO         *uring.IO // how segments are read and written, shared by pools; nil: system calls
-	Observer   Observer
+	// WarnAt and RefuseAt are watermarks: the parts of a pool's space, over 0, from whose use on it warns, and refuses new volumes and snapshots.
+	// Default 0.85 and 0.95; over 1: never.
+	WarnAt, RefuseAt float64
+	SpaceWait        time.Duration // how long writes wait for space in a full pool before they get ENOSPC; default DefaultSpaceWait
+	Observer         Observer
 
 	// for tests
 	fs        fsys.FS
 	ringBytes int64
 	anyRingFS bool
 	bootID    *[16]byte
-	patience  time.Duration // for other engines' locks and for space
+	patience  time.Duration // for other engines' locks
 	logBytes  int64         // how much of a metadata log is prewritten
 	wroteRing func(off int64, p []byte)
 	mutate    mutation
@@ -73,8 +77,12 @@ type PoolInfo struct {
 	Size          int64  // data the pool may hold
 	Used          int64  // blocks owned by some layer, in bytes
 	Free          int64  // Size - Used
-	Provisioned   int64  // the sum of the volumes' sizes
-	MetadataBytes int64  // Pebble's files
+	Available     int64  // what new blocks can take now: less than Free where the file system has not the space
+	Level         SpaceLevel
+	WarnAt        float64 // the watermarks it has, as in Options
+	RefuseAt      float64
+	Provisioned   int64 // the sum of the volumes' sizes
+	MetadataBytes int64 // Pebble's files
 	Volumes       int
 	Snapshots     int
 	Jobs          int // layers queued for freeing or joining

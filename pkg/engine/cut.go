@@ -186,6 +186,9 @@ func (p *Pool) createSnapshots(group string, specs []SnapshotSpec) ([]SnapshotIn
 		volumes = append(volumes, v)
 		taken = append(taken, &snapshot{id: p.store.newID()})
 	}
+	if err := p.admitNew(); err != nil {
+		return nil, err
+	}
 	err := p.cut(volumes, func(b *batch, cuts []*cutVolume) {
 		now := time.Now().UnixNano()
 		for i, c := range cuts {

@@ -80,7 +80,7 @@ func TestFullFileSystem(t *testing.T) {
 	must(t, unix.Mount(dev, dir, "ext4", unix.MS_NOATIME, ""))
 	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
 	o := testOptions(t)
-	o.patience = 300 * time.Millisecond
+	o.SpaceWait, o.RefuseAt = 300*time.Millisecond, 2
 	p, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: filepath.Join(dir, "pool"), Size: 512 << 20}, o)
 	must(t, err)
 	tp := &testPool{t, p, o, filepath.Join(dir, "pool")}

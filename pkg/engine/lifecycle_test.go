@@ -289,8 +289,9 @@ func TestFailedLog(t *testing.T) {
 
 // A full pool: new blocks get ENOSPC, owned ones are overwritten, a deleted snapshot's space lets the waiting write go on.
 func TestFullPool(t *testing.T) {
-	// With the usual patience: a slow disk under what is written ahead is no full pool, and a full one is told at once.
-	p := newPool(t, testOptions(t), MinPoolSize)
+	o := testOptions(t)
+	o.SpaceWait, o.RefuseAt = 300*time.Millisecond, 2
+	p := newPool(t, o, MinPoolSize)
 	v := p.volume("v", 512<<20)
 	chunk := bytes.Repeat([]byte{1}, 1<<20)
 	var err error

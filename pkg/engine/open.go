@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -42,6 +43,7 @@ func (o Options) withDefaults() Options {
 	if o.MapCache == 0 {
 		o.MapCache = DefaultMapCache
 	}
+	o.WarnAt, o.RefuseAt = cmp.Or(o.WarnAt, DefaultWarnAt), cmp.Or(o.RefuseAt, DefaultRefuseAt)
 	if o.fs == nil {
 		o.fs = fsys.OSWith(o.IO)
 	}

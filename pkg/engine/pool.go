@@ -44,6 +44,8 @@ type Pool struct {
 	catalogue *catalogue
 
 	preparing preparer
+	full      fullTime
+	level     SpaceLevel // as last told to the observer; the preparer's
 	nextMap   atomic.Uint64
 	failed    atomic.Pointer[error]
 	stop      chan struct{}
@@ -123,6 +125,8 @@ func (p *Pool) Info() PoolInfo {
 		info.Provisioned += int64(v.rec.Size)
 	}
 	info.Free = max(sb.Size-info.Used, 0)
+	left := p.spaceLeft()
+	info.Available, info.Level, info.WarnAt, info.RefuseAt = left.bytes, left.level(0), p.options.WarnAt, p.options.RefuseAt
 	info.Volumes, info.Snapshots, info.Jobs = len(c.volumes), len(c.snapshots), len(c.jobs)
 	return info
 }

@@ -30,16 +30,23 @@ const (
 type preparer struct {
 	kicked      chan struct{}
 	manyPending chan struct{}
-	window      int64         // blocks to keep written ahead
-	spare       int64         // blocks to keep reserved
-	step        int           // chunks to reserve at once
-	many        int64         // pending runs that start a round
-	wanted      atomic.Bool   // somebody took a written block, and the window is half empty
-	lowest      atomic.Uint32 // segments below this one have no chunk without space
-	stuck       atomic.Pointer[error]
+	window      int64                 // blocks to keep written ahead
+	spare       int64                 // blocks to keep reserved
+	step        int                   // chunks to reserve at once
+	many        int64                 // pending runs that start a round
+	wanted      atomic.Bool           // somebody took a written block, and the window is half empty
+	lowest      atomic.Uint32         // segments below this one have no chunk without space
+	stuck       atomic.Pointer[stuck] // why there is no more space to prepare, though the pool's size allows it
+	tried       broadcast             // told when an attempt to prepare space has ended
 
 	mu   sync.Mutex
 	done chan struct{} // closed when a job ends
+}
+
+// stuck is an attempt to prepare space that went wrong.
+type stuck struct {
+	began time.Time
+	err   error
 }
 
 func newPreparer() preparer {
@@ -130,6 +137,7 @@ func (p *Pool) prepare() {
 			if n%giveBackTicks == 0 {
 				p.giveBack(idle)
 			}
+			p.watchSpace()
 		}
 		last = p.alloc.Handed()
 	}
@@ -138,8 +146,9 @@ func (p *Pool) prepare() {
 // fill reserves what is missing and writes zeroes to reserved chunks, step by step, while it is wanted. With partial, only to those that have blocks in
 // use: until they are written, every flush that covers a write there syncs their file.
 func (p *Pool) fill(partial bool, want func() bool) {
+	defer p.preparing.tried.tell()
 	for p.failure() == nil && !p.stopping() {
-		more := false
+		more, began := false, time.Now()
 		err := p.reserveSpare()
 		if err == nil && want() {
 			more, err = p.writeZeroes(partial)
@@ -149,7 +158,7 @@ func (p *Pool) fill(partial bool, want func() bool) {
 			return
 		}
 		if err != nil {
-			if p.preparing.stuck.Swap(&err) == nil {
+			if p.preparing.stuck.Swap(&stuck{began, err}) == nil {
 				p.event("preparing space went wrong; writes that need new blocks wait when there are none left", "error", err)
 			}
 			return

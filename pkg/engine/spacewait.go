@@ -2,34 +2,40 @@ package engine
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/member"
 )
 
-// spacePatience is how long a write waits for space before it gets ENOSPC, once nothing is under way that would free any.
-const spacePatience = 10 * time.Second
+// DefaultSpaceWait is how long a write waits for space in a full pool.
+const DefaultSpaceWait = 10 * time.Second
 
-// spaceWait is one write's wait for space.
+// A write that finds no block waits, holding no lock, pin or gate, and starts over whenever blocks become free. It gets ENOSPC
+//   - when nothing is under way that would free a block, and none has become free for Options.SpaceWait: long enough for an operator, or a controller, to
+//     grow the pool or to delete a snapshot. The time counts for the pool, not for each write: a guest that writes back a thousand pages, one after the
+//     other, learns of the full pool once and not a thousand times ten seconds later;
+//   - when it has itself waited for so long and others took what became free.
+//
+// In either case not before the preparer has tried to get space since the write began to wait, and could not: where the file system takes long to answer,
+// that is a slow disk and no full one.
+
+// spaceWait is one write's wait.
 type spaceWait struct {
-	freed    <-chan struct{}
-	deadline time.Time
+	freed <-chan struct{}
+	began time.Time
 }
 
-// wait returns nil when it is worth trying again: at once the first time, so that nothing that becomes free between the attempts is missed. It holds no
-// lock, pin or gate.
+// wait returns nil when it is worth trying again: at once the first time, so that nothing that becomes free between the attempts is missed.
 func (w *spaceWait) wait(p *Pool) error {
-	p.preparing.kick()
 	freed := w.freed
 	w.freed = p.alloc.Freed()
 	if freed == nil {
+		w.began = time.Now()
+		p.preparing.kick()
 		return nil
-	}
-	if w.deadline.IsZero() {
-		w.deadline = time.Now().Add(cmp.Or(p.options.patience, spacePatience))
 	}
 	// Blocks freed by discards are held until a round has made that durable.
 	if p.pages.pending.Load() > 0 {
@@ -37,37 +43,103 @@ func (w *spaceWait) wait(p *Pool) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), w.deadline)
-	defer cancel()
-	if p.hopeless() {
-		return p.noSpace()
+	tried := p.preparing.tried.next()
+	until, coming := w.until(p, freed)
+	select {
+	case <-freed:
+		return nil // what was held when until looked was free when it asked for the time
+	default:
+	}
+	var late <-chan time.Time
+	if !coming {
+		left := time.Until(until)
+		if left <= 0 {
+			return p.noSpace()
+		}
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		tried, late = nil, timer.C
 	}
 	select {
 	case <-freed:
-		return nil
-	case <-ctx.Done():
-		return p.noSpace()
+	case <-late:
+	case <-tried: // whether space is coming must be asked again
 	case <-p.stop:
 		return ErrClosed
 	}
+	return nil
 }
 
-// hopeless tells that nothing is under way that could free a block.
-func (p *Pool) hopeless() bool {
-	free, held, _ := p.alloc.Free()
-	if free > 0 || held > 0 {
-		return false
+// until is when the write gives up, and whether the preparer may get it space still: then not even at that time.
+func (w *spaceWait) until(p *Pool, freed <-chan struct{}) (until time.Time, coming bool) {
+	patience := cmp.Or(p.options.SpaceWait, DefaultSpaceWait)
+	until = w.began.Add(patience)
+	if _, _, _, more := p.nextUnreserved(1); more {
+		tried := p.preparing.stuck.Load()
+		coming = tried == nil || tried.began.Before(w.began)
 	}
-	p.catalogue.mu.RLock()
-	jobs := len(p.catalogue.jobs)
-	p.catalogue.mu.RUnlock()
-	_, _, _, more := p.nextUnreserved(1)
-	return jobs == 0 && !more
+	_, held, _ := p.alloc.Free()
+	if !coming && held == 0 && p.jobsQueued() == 0 {
+		if full := p.full.since(freed).Add(patience); full.Before(until) {
+			until = full
+		}
+	}
+	return until, coming
 }
 
+func (p *Pool) jobsQueued() int {
+	p.catalogue.mu.RLock()
+	defer p.catalogue.mu.RUnlock()
+	return len(p.catalogue.jobs)
+}
+
+// fullTime knows since when the pool has had no block to give: nothing has become free since the channel was made.
+type fullTime struct {
+	mu    sync.Mutex
+	freed <-chan struct{}
+	at    time.Time
+}
+
+func (f *fullTime) since(freed <-chan struct{}) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.freed != freed {
+		f.freed, f.at = freed, time.Now()
+	}
+	return f.at
+}
+
+// noSpace is what a write gets in the end.
 func (p *Pool) noSpace() error {
-	if e := p.preparing.stuck.Load(); e != nil && errors.Is(*e, member.ErrNoSpace) {
-		return fmt.Errorf("%w: the file system under pool %q is full: %w", ErrNoSpace, p.name(), *e)
+	if _, _, _, more := p.nextUnreserved(1); more {
+		if tried := p.preparing.stuck.Load(); tried != nil && !errors.Is(tried.err, member.ErrNoSpace) {
+			return fmt.Errorf("%w: no space for new blocks can be prepared in pool %q: %w", ErrNoSpace, p.name(), tried.err)
+		}
+		return fmt.Errorf("%w: the file system under pool %q is full: free space in %s", ErrNoSpace, p.name(), p.member.Dir())
 	}
 	return fmt.Errorf("%w: pool %q is full; delete snapshots or volumes, or grow it", ErrNoSpace, p.name())
+}
+
+// broadcast lets many wait for the next of something.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (b *broadcast) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) tell() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
 }

@@ -22,6 +22,9 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (VolumeInfo, e
 	if _, err := p.catalogue.volume(spec.Name); err == nil {
 		return VolumeInfo{}, fmt.Errorf("volume %q in pool %q: %w", spec.Name, p.name(), ErrExists)
 	}
+	if err := p.admitNew(); err != nil {
+		return VolumeInfo{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
+	}
 	var v *volume
 	var err error
 	switch {

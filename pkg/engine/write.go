@@ -130,7 +130,6 @@ type partWrite struct {
 // slots first, so that nothing is waited for later; then the data; then publish.
 func (w *partWrite) run(first, end int) error {
 	if err := w.allocate(first, end); err != nil {
-		w.undo()
 		return err
 	}
 	p := w.v.pool
@@ -168,28 +167,38 @@ func (w *partWrite) publish() error {
 // unwritten extents under them. docs/benchmarks.md has the measurement.
 const largeWrite = 256 << 10 / BlockSize
 
-// allocate finds new blocks for what the head does not own in [first, end).
+// allocate finds new blocks for all that the head does not own in [first, end), or none.
 func (w *partWrite) allocate(first, end int) error {
 	prefer := alloc.Written
 	if end-first >= largeWrite {
 		prefer = alloc.Reserved
 	}
+	var offs, wants [8]int
+	at, want := offs[:0], wants[:0]
 	for pos := first; pos < end; {
 		stop, owned := w.stretch(pos, end)
-		if owned {
-			pos = stop
-			continue
+		if !owned {
+			at, want = append(at, pos), append(want, stop-pos)
 		}
-		place, n, err := w.v.pool.alloc.Alloc(w.v.entry.id, stop-pos, prefer)
-		if err != nil {
-			return err
+		pos = stop
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	var extents [8]alloc.Extent
+	got, err := w.v.pool.alloc.AllocAll(w.v.entry.id, want, prefer, extents[:0])
+	if err != nil {
+		return err
+	}
+	for i, pos := range at {
+		for stop := pos + want[i]; pos < stop; got = got[1:] {
+			e := runs.Data(pos, got[0].N, got[0].Place, w.g.top)
+			if w.hidesOwnZero(pos, pos+got[0].N) {
+				e = e.Replacing()
+			}
+			w.news = append(w.news, e)
+			pos += got[0].N
 		}
-		e := runs.Data(pos, n, place, w.g.top)
-		if w.hidesOwnZero(pos, pos+n) {
-			e = e.Replacing()
-		}
-		w.news = append(w.news, e)
-		pos += n
 	}
 	w.v.pool.preparing.wake(w.v.pool, prefer)
 	return nil
@@ -216,9 +225,11 @@ func (w *partWrite) hidesOwnZero(off, end int) bool {
 }
 
 func (w *partWrite) undo() {
+	var list []extent
 	for _, e := range w.news {
-		w.v.pool.alloc.Undo(e.Place(), e.Len())
+		list = append(list, extent{Place: e.Place(), N: e.Len()})
 	}
+	w.v.pool.alloc.Undo(list...)
 }
 
 // writeAll writes the data: new blocks whole, owned ones in place.

@@ -6,12 +6,10 @@ import "fmt"
 type Admission struct {
 	// Overcommit is the sum of the volumes' sizes that a pool takes, as a multiple of its own size.
 	Overcommit float64
-	// RefuseAt is the part of a pool's space, from 0 to 1, from which on it takes no new volume, growth or snapshot.
-	RefuseAt float64
 }
 
-// DefaultAdmission promises twice the space, until a twentieth is left.
-var DefaultAdmission = Admission{Overcommit: 2, RefuseAt: 0.95}
+// DefaultAdmission promises twice the space.
+var DefaultAdmission = Admission{Overcommit: 2}
 
 // Space is a pool's space, in bytes.
 type Space struct {
@@ -19,6 +17,8 @@ type Space struct {
 	Size        int64 // data the pool may hold
 	Used        int64 // data it holds
 	Provisioned int64 // the sum of the volumes' sizes
+	Available   int64 // what can be written now, at most Size - Used
+	Scarce      bool  // over the watermark from which on the pool takes no new volume, growth or snapshot
 }
 
 // Capacity is the space left for new volumes, in bytes.
@@ -55,17 +55,15 @@ func (a Admission) Admit(s Space, bytes int64) error {
 
 // AdmitSnapshot refuses a snapshot in a pool that is nearly full: from then on every overwrite takes new space.
 func (a Admission) AdmitSnapshot(s Space) error {
-	if a.full(s) {
-		return fmt.Errorf("%w: pool %s holds %d of %d bytes, over its mark of %.0f %%: delete snapshots or volumes, or grow the pool",
-			ErrNoSpace, s.Pool, s.Used, s.Size, a.RefuseAt*100)
+	if s.Scarce {
+		return fmt.Errorf("%w: pool %s is nearly full, %d of %d bytes are left: delete snapshots or volumes, or grow the pool",
+			ErrNoSpace, s.Pool, s.Available, s.Size)
 	}
 	return nil
 }
 
-func (a Admission) full(s Space) bool { return float64(s.Used) >= a.RefuseAt*float64(s.Size) }
-
 func (a Admission) left(s Space) int64 {
-	if a.full(s) {
+	if s.Scarce {
 		return 0
 	}
 	return max(0, int64(a.Overcommit*float64(s.Size))-s.Provisioned)

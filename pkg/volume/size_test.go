@@ -71,7 +71,7 @@ func TestSourcesOwnRequestRestores(t *testing.T) {
 }
 
 func TestAdmission(t *testing.T) {
-	a := Admission{Overcommit: 2, RefuseAt: 0.95}
+	a := Admission{Overcommit: 2}
 	for _, c := range []struct {
 		name  string
 		space Space
@@ -82,7 +82,7 @@ func TestAdmission(t *testing.T) {
 		{name: "empty", space: Space{Size: 10 * gi}, want: Capacity{Available: 20 * gi, MinVolume: mi, MaxVolume: 20 * gi}, admit: 20 * gi},
 		{name: "some", space: Space{Size: 10 * gi, Provisioned: gi + 1}, want: Capacity{18 * gi, mi, 19*gi - mi}, admit: 19*gi - 1},
 		{name: "over", space: Space{Size: 10 * gi, Provisioned: 30 * gi}, want: Capacity{MinVolume: mi}},
-		{name: "full", space: Space{Size: 100 * gi, Used: 95 * gi}, want: Capacity{MinVolume: mi}, full: true},
+		{name: "full", space: Space{Size: 100 * gi, Used: 95 * gi, Scarce: true}, want: Capacity{MinVolume: mi}, full: true},
 		{name: "nearly full", space: Space{Size: 100 * gi, Used: 95*gi - 1}, want: Capacity{200 * gi, mi, 200 * gi}, admit: 200 * gi},
 		{name: "largest", space: Space{Size: 100 << 40}, want: Capacity{200 << 40, mi, MaxSize}, admit: 200 << 40},
 	} {

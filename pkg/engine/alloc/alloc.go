@@ -138,6 +138,7 @@ type Allocator struct {
 	pending  int64
 	held     int64
 	taken    int64         // free blocks of chunks that are taken; not in free
+	spaced   int64         // chunks that have their space
 	freed    chan struct{} // closed when blocks become free
 }
 
@@ -160,6 +161,7 @@ func New(store Store, segments []Segment, surplus int64) (*Allocator, error) {
 func (a *Allocator) open(seg uint32, known Segment) error {
 	s := &a.segments[seg]
 	s.has = known.Has
+	a.spaced += int64(known.Has[Written].Count() + known.Has[Reserved].Count())
 	s.partial = known.Used > 0 && known.Has[Reserved] != Chunks{}
 	if s.partial && known.Has[Written] != (Chunks{}) {
 		if err := a.count(seg); err != nil {
@@ -208,6 +210,13 @@ func (a *Allocator) Free() (free, held, pending int64) {
 	return a.free[Written] + a.free[Reserved], a.held + a.taken, a.pending
 }
 
+// Space is the number of chunks that have their space.
+func (a *Allocator) Space() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.spaced
+}
+
 // Ready is about how many blocks of a kind could be handed out now.
 func (a *Allocator) Ready(kind Kind) int64 { return a.ready[kind].Load() }
 
@@ -230,12 +239,43 @@ func (a *Allocator) Freed() <-chan struct{} {
 func (a *Allocator) Alloc(owner uint64, want int, prefer Kind) (place uint64, n int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	x, err := a.alloc(owner, want, prefer)
+	return x.Place, x.N, err
+}
+
+// AllocAll hands out blocks for each of the wants, in order, or none at all: of two writers who share what is left and each get a part, neither would get
+// the rest. It appends them to out; a want may come in several extents, an extent is of one want.
+func (a *Allocator) AllocAll(owner uint64, wants []int, prefer Kind, out []Extent) ([]Extent, error) {
+	total, had := 0, len(out)
+	for _, want := range wants {
+		total += want
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.free[Written]+a.free[Reserved] < int64(total) {
+		return out, ErrNone
+	}
+	for _, want := range wants {
+		for want > 0 {
+			x, err := a.alloc(owner, want, prefer)
+			if err != nil { // what is free may be in chunks that are taken
+				a.undo(out[had:])
+				return out[:had], err
+			}
+			out = append(out, x)
+			want -= x.N
+		}
+	}
+	return out, nil
+}
+
+func (a *Allocator) alloc(owner uint64, want int, prefer Kind) (_ Extent, err error) {
 	x := claim{owner, prefer}
 	c := a.current[x]
 	// Who prefers Written blocks and had to take others goes back when there is a chunk of them again.
 	if c == nil || c.free == 0 || (prefer == Written && c.kind == Reserved && a.free[Written] >= ChunkBlocks) {
 		if c, err = a.pick(x, c); err != nil {
-			return 0, 0, err
+			return Extent{}, err
 		}
 	}
 	from, n := c.used.findFree(c.next, want)
@@ -250,7 +290,7 @@ func (a *Allocator) Alloc(owner uint64, want int, prefer Kind) (place uint64, n 
 	a.addFree(c.kind, -int64(n))
 	a.pending += int64(n)
 	a.handed.Add(1)
-	return uint64(c.number)*ChunkBlocks + uint64(from), n, nil
+	return Extent{uint64(c.number)*ChunkBlocks + uint64(from), n}, nil
 }
 
 // choice is a way to look for a chunk.
@@ -415,14 +455,21 @@ func (a *Allocator) each(place uint64, n int, f func(c *chunk, from, n int)) err
 }
 
 // Undo takes back blocks that were handed out and never published.
-func (a *Allocator) Undo(place uint64, n int) {
+func (a *Allocator) Undo(list ...Extent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.mustEach(place, n, func(c *chunk, from, n int) {
-		c.pending -= n
-		a.pending -= int64(n)
-		a.giveBack(c, from, n)
-	})
+	a.undo(list)
+	a.wake()
+}
+
+func (a *Allocator) undo(list []Extent) {
+	for _, x := range list {
+		a.mustEach(x.Place, x.N, func(c *chunk, from, n int) {
+			c.pending -= n
+			a.pending -= int64(n)
+			a.giveBack(c, from, n)
+		})
+	}
 }
 
 // Committed says that a batch which sets the blocks' bits was applied.

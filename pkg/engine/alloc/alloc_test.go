@@ -119,7 +119,7 @@ func TestNeverTwice(t *testing.T) {
 				release(a, owned, take(&held))
 			case op == 5 && len(pending) > 0:
 				e := take(&pending)
-				a.Undo(e.Place, e.N)
+				a.Undo(e)
 				forget(owned, e)
 			case op == 6 && len(pending) > 0:
 				e := take(&pending)
@@ -159,7 +159,7 @@ func TestNeverTwice(t *testing.T) {
 		}
 		a.PutBack(taken, Reserved)
 		for _, e := range pending {
-			a.Undo(e.Place, e.N)
+			a.Undo(e)
 		}
 		for _, e := range committed {
 			if err := a.Hold([]Extent{e}); err != nil {
@@ -294,5 +294,72 @@ func TestOpenCountsByKind(t *testing.T) {
 	}
 	if list, err := a.Take(5, true); err != nil || len(list) != 1 || list[0].Chunk != 1 || list[0].Free[0] != (Extent{ChunkBlocks + 30, ChunkBlocks - 30}) {
 		t.Fatalf("took %v, %v", list, err)
+	}
+}
+
+// A write that needs more than there is gets nothing, whatever order it asks in: two that share what is left would both wait for the other's part.
+func TestAllOrNone(t *testing.T) {
+	a := newAllocator(t, &fakeStore{map[uint32]*Bitmap{}})
+	a.Add(Written, 0, 0, 1)
+	a.Add(Reserved, 0, 1, 2)
+	wants := []int{1000, 24, 100}
+	got, err := a.AllocAll(1, wants, Written, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range got {
+		for wants[0] == 0 {
+			wants = wants[1:]
+		}
+		if wants[0] -= x.N; wants[0] < 0 {
+			t.Fatalf("%v: an extent is of two wants", got)
+		}
+	}
+	if blocks(got) != 1124 {
+		t.Fatalf("got %v", got)
+	}
+	free, _, pending := a.Free()
+	if _, err := a.AllocAll(2, []int{500, 425}, Written, nil); !errors.Is(err, ErrNone) {
+		t.Fatal(err)
+	}
+	if f, _, p := a.Free(); f != free || p != pending || f != 2*ChunkBlocks-1124 {
+		t.Fatalf("%d free, %d pending after a refusal; before %d and %d", f, p, free, pending)
+	}
+	// What is free in a chunk that is taken cannot be handed out: all that was taken so far comes back.
+	a.Forget(1)
+	committed := []Extent{{got[0].Place, 1}, {got[len(got)-1].Place, 1}}
+	a.Committed(got)
+	if err := a.Hold(committed); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := a.Take(1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Release(committed)
+	free, _, pending = a.Free()
+	if _, err := a.AllocAll(2, []int{1, int(free) - 1}, Written, nil); err == nil && len(taken) > 0 {
+		t.Fatal("more was handed out than there is")
+	}
+	if f, _, p := a.Free(); len(taken) > 0 && (f != free || p != pending) {
+		t.Fatalf("%d free, %d pending after a refusal; before %d and %d", f, p, free, pending)
+	}
+	a.PutBack(taken, Reserved)
+}
+
+// Whoever waits for blocks learns of those that a write gives back unused.
+func TestUndoWakes(t *testing.T) {
+	a := newAllocator(t, &fakeStore{map[uint32]*Bitmap{}})
+	a.Add(Written, 0, 0, 1)
+	place, n, err := a.Alloc(1, ChunkBlocks, Written)
+	if err != nil {
+		t.Fatal(err)
+	}
+	freed := a.Freed()
+	a.Undo(Extent{place, n})
+	select {
+	case <-freed:
+	default:
+		t.Fatal("nobody was told")
 	}
 }

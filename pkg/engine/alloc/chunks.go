@@ -15,6 +15,7 @@ func (a *Allocator) Add(kind Kind, seg uint32, from, to int) {
 		s.has[kind].Add(k)
 		s.free[kind] += ChunkBlocks
 		a.addFree(kind, ChunkBlocks)
+		a.spaced++
 		if s.count != nil {
 			s.count.free[k] = ChunkBlocks
 		}
@@ -61,6 +62,7 @@ func (a *Allocator) TakeBack(kind Kind, keep int64) (seg uint32, index int, ok b
 			s.has[kind].Remove(k)
 			s.free[kind] -= ChunkBlocks
 			a.addFree(kind, -ChunkBlocks)
+			a.spaced--
 			return uint32(i), k, true, nil
 		}
 	}

@@ -42,8 +42,9 @@ func (g *ground) remove() error {
 	return errors.Join(g.io.Close(), os.RemoveAll(g.dir), os.RemoveAll(g.ring))
 }
 
+// options are without watermarks: pools are as large as what they are to hold.
 func (g *ground) options() engine.Options {
-	return engine.Options{RingDir: g.ring, MountDir: g.dir, IO: g.io, Observer: g.reports}
+	return engine.Options{RingDir: g.ring, MountDir: g.dir, IO: g.io, Observer: g.reports, WarnAt: 2, RefuseAt: 2}
 }
 
 // pool makes a pool that may hold size bytes.

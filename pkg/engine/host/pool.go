@@ -19,6 +19,7 @@ type Engine interface {
 type Pool interface {
 	Close(ctx context.Context) error
 	Info() engine.PoolInfo // not after Close
+	Grow(ctx context.Context, size int64) (engine.PoolInfo, error)
 	Check(ctx context.Context) (engine.CheckReport, error)
 	MetadataCounts() metafs.Counts
 

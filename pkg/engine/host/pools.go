@@ -258,6 +258,15 @@ func (h *Host) setUnavailable(name string, reason error) {
 	e.pool, e.state, e.reason = nil, StateUnavailable, reason
 }
 
+// GrowPool lets a pool hold size bytes, in use or not.
+func (h *Host) GrowPool(ctx context.Context, name string, size int64) (info engine.PoolInfo, err error) {
+	err = h.with(ctx, name, func(p Pool) error {
+		info, err = p.Grow(ctx, size)
+		return err
+	})
+	return info, err
+}
+
 // Metadata tells what a pool's metadata wrote since it was opened.
 func (h *Host) Metadata(ctx context.Context, pool string) (c metafs.Counts, err error) {
 	err = h.with(ctx, pool, func(p Pool) error {

@@ -47,6 +47,7 @@ func (m *Member) setBallast(verb string, held bool, do func(fsys.File) error) er
 		err = f.Sync() // until then the file system may keep the space to itself
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
+		m.ballast = m.ballast && !held // a restore that failed, of one that was to grow, has given up what there was
 		return fmt.Errorf("%s ballast: %w", verb, wrap(err))
 	}
 	m.ballast = held

@@ -204,6 +204,12 @@ func makeXFS(device string) error {
 	return err
 }
 
+// growXFS makes a mounted file system as large as its device. Where it is that already, nothing happens.
+func growXFS(mnt *mount) error {
+	_, _, err := run(mnt.device, "xfs_growfs", "xfsprogs", "-d", mnt.point)
+	return err
+}
+
 var versionPattern = regexp.MustCompile(`(\d+)\.(\d+)`)
 
 // newerOptions switches off what mkfs.xfs of that version may switch on and kernel 5.10 cannot mount.

@@ -67,6 +67,18 @@ func (m *Member) Usage() (fsys.Usage, error) {
 	return u, nil
 }
 
+// Room is what the file system has left for data, in bytes: the ballast's share is not counted, held or not.
+func (m *Member) Room() (int64, error) {
+	u, err := m.Usage()
+	if err != nil {
+		return 0, err
+	}
+	if !m.BallastHeld() {
+		u.Available -= ballastSize(m.Superblock().Size)
+	}
+	return max(u.Available, 0), nil
+}
+
 // SetSize records a new size, in bytes, durably. The engine sees to it that nothing lies beyond.
 func (m *Member) SetSize(size int64) error {
 	if m.readOnly {

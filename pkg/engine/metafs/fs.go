@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
@@ -18,7 +20,7 @@ import (
 type Config struct {
 	// OnFatal is told of an error after which the DB must not be used; it returns soon and does not call Pebble. It may be called more than once.
 	OnFatal func(error)
-	// OnNoSpace is asked to free space when a file system is full; it says whether it did. It may be called from several goroutines at once.
+	// OnNoSpace is asked to free space when a file system is full; it says whether it did. It is not called twice at once.
 	OnNoSpace func() bool
 	// LogBytes is how much of a new log file is written with zeroes beforehand; longer logs grow by the MiB. Default 8 MiB: what a memtable of 16
 	// MiB takes.
@@ -31,6 +33,7 @@ type FS struct {
 	cfg   Config
 	stats Stats
 	spare spare
+	room  room
 }
 
 var _ vfs.FS = (*FS)(nil)
@@ -67,11 +70,31 @@ func park() { select {} }
 // retry repeats a call as long as the file system is full and OnNoSpace frees something.
 func (fs *FS) retry(call func() error) error {
 	for {
-		err := call()
-		if !errors.Is(err, unix.ENOSPC) || !fs.cfg.OnNoSpace() {
+		before := fs.room.freed.Load()
+		if err := call(); !errors.Is(err, unix.ENOSPC) || !fs.freeSpace(before) {
 			return err
 		}
 	}
+}
+
+// room counts how often OnNoSpace freed something. Of several calls that meet a full file system at once only one finds anything to free, and the others
+// go on with that.
+type room struct {
+	mu    sync.Mutex // held while OnNoSpace is asked
+	freed atomic.Uint64
+}
+
+func (fs *FS) freeSpace(before uint64) bool {
+	fs.room.mu.Lock()
+	defer fs.room.mu.Unlock()
+	if fs.room.freed.Load() != before {
+		return true
+	}
+	if !fs.cfg.OnNoSpace() {
+		return false
+	}
+	fs.room.freed.Add(1)
+	return true
 }
 
 func isLog(name string) bool { return strings.HasSuffix(name, ".log") }

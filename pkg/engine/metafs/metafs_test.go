@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -192,6 +193,33 @@ func TestNoSpace(t *testing.T) {
 	}
 	verify(t, db)
 	must(t, db.Close())
+	fs.Close()
+}
+
+// Two calls meet a full file system at once; there is space to free once. Both go on.
+func TestNoSpaceTwiceAtOnce(t *testing.T) {
+	left := 1
+	fs := New(newMem(t), Config{OnNoSpace: func() bool { left--; return left >= 0 }})
+	var met sync.WaitGroup
+	met.Add(2)
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			first := true
+			if err := fs.retry(func() error {
+				if !first {
+					return nil
+				}
+				first = false
+				met.Done()
+				met.Wait()
+				return unix.ENOSPC
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 	fs.Close()
 }
 

@@ -112,6 +112,12 @@ func (c *Client) OpenPool(ctx context.Context, s host.OpenSpec) (engine.PoolInfo
 	return result(c, m, err, poolFromWire)
 }
 
+// GrowPool lets a pool hold size bytes.
+func (c *Client) GrowPool(ctx context.Context, name string, size int64) (engine.PoolInfo, error) {
+	m, err := c.engine.GrowPool(ctx, &pb.GrowPoolRequest{Name: name, Size: size})
+	return result(c, m, err, poolFromWire)
+}
+
 // ClosePool closes a pool without attached volumes and forgets it.
 func (c *Client) ClosePool(ctx context.Context, name string) error {
 	_, err := c.engine.ClosePool(ctx, &pb.ClosePoolRequest{Name: name})

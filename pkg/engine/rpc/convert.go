@@ -18,6 +18,7 @@ func poolToWire(p engine.PoolInfo) *pb.Pool {
 		Name: p.Name, Id: p.ID, Member: p.Member, Device: p.Device, State: p.State, Reason: p.Reason,
 		Size: p.Size, Used: p.Used, Free: p.Free, Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes,
 		Volumes: int64(p.Volumes), Snapshots: int64(p.Snapshots), Jobs: int64(p.Jobs),
+		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
 	}
 }
 
@@ -26,6 +27,7 @@ func poolFromWire(p *pb.Pool) engine.PoolInfo {
 		Name: p.GetName(), ID: p.GetId(), Member: p.GetMember(), Device: p.GetDevice(), State: p.GetState(), Reason: p.GetReason(),
 		Size: p.GetSize(), Used: p.GetUsed(), Free: p.GetFree(), Provisioned: p.GetProvisioned(), MetadataBytes: p.GetMetadataBytes(),
 		Volumes: int(p.GetVolumes()), Snapshots: int(p.GetSnapshots()), Jobs: int(p.GetJobs()),
+		Available: p.GetAvailable(), Level: engine.SpaceLevel(p.GetLevel()), WarnAt: p.GetWarnAt(), RefuseAt: p.GetRefuseAt(),
 	}
 }
 

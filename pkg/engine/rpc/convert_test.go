@@ -35,6 +35,8 @@ func fill(t *testing.T, v reflect.Value, n *int64) {
 			f.SetString(fmt.Sprint("s", *n))
 		case reflect.Int, reflect.Int64:
 			f.SetInt(*n)
+		case reflect.Float64:
+			f.SetFloat(float64(*n) / 4)
 		case reflect.Uint64:
 			f.SetUint(uint64(*n))
 		case reflect.Bool:

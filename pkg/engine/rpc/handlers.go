@@ -59,6 +59,12 @@ func (s *Server) OpenPool(ctx context.Context, r *pb.OpenPoolRequest) (*pb.Pool,
 	return answer(p, err, poolToWire)
 }
 
+// GrowPool implements the call.
+func (s *Server) GrowPool(ctx context.Context, r *pb.GrowPoolRequest) (*pb.Pool, error) {
+	p, err := s.host.GrowPool(ctx, r.Name, r.Size)
+	return answer(p, err, poolToWire)
+}
+
 // ClosePool implements the call.
 func (s *Server) ClosePool(ctx context.Context, r *pb.ClosePoolRequest) (*pb.ClosePoolResponse, error) {
 	return &pb.ClosePoolResponse{}, s.host.ClosePool(ctx, r.Name)

@@ -27,6 +27,7 @@ type Host interface {
 	Pools() []engine.PoolInfo
 	Pool(name string) (engine.PoolInfo, error)
 	OpenPool(ctx context.Context, spec host.OpenSpec) (engine.PoolInfo, error)
+	GrowPool(ctx context.Context, name string, size int64) (engine.PoolInfo, error)
 	ClosePool(ctx context.Context, name string) error
 	Metadata(ctx context.Context, pool string) (metafs.Counts, error)
 	Check(ctx context.Context, pool string) (engine.CheckReport, error)

@@ -245,7 +245,10 @@ func (s *Service) space(ctx context.Context, pool string, named bool) (volume.Sp
 		if p.State != stateReady {
 			return volume.Space{}, fmt.Errorf("%w: pool %s on node %s is %s: %s", volume.ErrFailed, pool, s.cfg.Node, p.State, p.Reason)
 		}
-		return volume.Space{Pool: p.Name, Size: p.Size, Used: p.Used, Provisioned: p.Provisioned}, nil
+		return volume.Space{
+			Pool: p.Name, Size: p.Size, Used: p.Used, Provisioned: p.Provisioned, Available: p.Available,
+			Scarce: p.Level == engine.SpaceScarce || p.Level == engine.SpaceFull,
+		}, nil
 	}
 	if named {
 		return volume.Space{}, fmt.Errorf("%w: pool %q: node %s has %s", volume.ErrInvalid, pool, s.cfg.Node, first(strings.Join(names, ", "), "none"))

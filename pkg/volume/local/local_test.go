@@ -123,7 +123,7 @@ func TestFullPool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.pools[0].Used = p.Size
+	f.pools[0].Used, f.pools[0].Level = p.Size, engine.SpaceFull
 	if _, err := s.Create(t.Context(), volume.CreateRequest{Name: "w"}); !errors.Is(err, volume.ErrNoSpace) {
 		t.Errorf("create: %v", err)
 	}

@@ -201,9 +201,16 @@ func (s *Service) Health(context.Context) error {
 	return s.health
 }
 
+// refuseAt is the part of the pool in use from which on it takes nothing new.
+const refuseAt = 0.95
+
 // space is the pool's space. The caller holds mu.
-func (s *Service) space() volume.Space {
-	sp := volume.Space{Pool: s.cfg.Pool, Size: s.cfg.Size}
+func (s *Service) space() (sp volume.Space) {
+	sp = volume.Space{Pool: s.cfg.Pool, Size: s.cfg.Size}
+	defer func() {
+		sp.Available = max(sp.Size-sp.Used, 0)
+		sp.Scarce = float64(sp.Used) >= refuseAt*float64(sp.Size)
+	}()
 	for _, v := range s.volumes {
 		sp.Provisioned += v.Sizing.Size
 		if !v.HasParent {

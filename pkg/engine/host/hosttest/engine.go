@@ -161,7 +161,21 @@ func (p *Pool) Info() engine.PoolInfo {
 		i.Used += v.info.Owned
 	}
 	i.Free = i.Size - i.Used
+	i.Available, i.Level, i.WarnAt, i.RefuseAt = i.Free, engine.SpaceAmple, engine.DefaultWarnAt, engine.DefaultRefuseAt
 	return i
+}
+
+// Grow changes the size.
+func (p *Pool) Grow(ctx context.Context, size int64) (engine.PoolInfo, error) {
+	unlock, err := p.begin(ctx, "Grow", p.info.Name)
+	if err == nil && size < p.info.Size {
+		err = fmt.Errorf("pool %q: %w", p.info.Name, engine.ErrShrink)
+	}
+	if err == nil {
+		p.info.Size = size
+	}
+	unlock()
+	return p.Info(), err
 }
 
 // Check finds nothing wrong, or Engine.Report.

@@ -28,6 +28,7 @@ const (
 	Engine_ListPools_FullMethodName           = "/rowan.engine.v1.Engine/ListPools"
 	Engine_GetPool_FullMethodName             = "/rowan.engine.v1.Engine/GetPool"
 	Engine_OpenPool_FullMethodName            = "/rowan.engine.v1.Engine/OpenPool"
+	Engine_GrowPool_FullMethodName            = "/rowan.engine.v1.Engine/GrowPool"
 	Engine_ClosePool_FullMethodName           = "/rowan.engine.v1.Engine/ClosePool"
 	Engine_GetPoolMetadata_FullMethodName     = "/rowan.engine.v1.Engine/GetPoolMetadata"
 	Engine_CheckPool_FullMethodName           = "/rowan.engine.v1.Engine/CheckPool"
@@ -61,6 +62,8 @@ type EngineClient interface {
 	GetPool(ctx context.Context, in *GetPoolRequest, opts ...grpc.CallOption) (*Pool, error)
 	// OpenPool opens a registered pool that is not open (by name), or registers and opens one made elsewhere (by member).
 	OpenPool(ctx context.Context, in *OpenPoolRequest, opts ...grpc.CallOption) (*Pool, error)
+	// GrowPool lets a pool hold more; writes that wait for space go on.
+	GrowPool(ctx context.Context, in *GrowPoolRequest, opts ...grpc.CallOption) (*Pool, error)
 	// ClosePool closes a pool without attached volumes and forgets it; nothing in it is changed.
 	ClosePool(ctx context.Context, in *ClosePoolRequest, opts ...grpc.CallOption) (*ClosePoolResponse, error)
 	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
@@ -151,6 +154,16 @@ func (c *engineClient) OpenPool(ctx context.Context, in *OpenPoolRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Pool)
 	err := c.cc.Invoke(ctx, Engine_OpenPool_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) GrowPool(ctx context.Context, in *GrowPoolRequest, opts ...grpc.CallOption) (*Pool, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Pool)
+	err := c.cc.Invoke(ctx, Engine_GrowPool_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -386,6 +399,8 @@ type EngineServer interface {
 	GetPool(context.Context, *GetPoolRequest) (*Pool, error)
 	// OpenPool opens a registered pool that is not open (by name), or registers and opens one made elsewhere (by member).
 	OpenPool(context.Context, *OpenPoolRequest) (*Pool, error)
+	// GrowPool lets a pool hold more; writes that wait for space go on.
+	GrowPool(context.Context, *GrowPoolRequest) (*Pool, error)
 	// ClosePool closes a pool without attached volumes and forgets it; nothing in it is changed.
 	ClosePool(context.Context, *ClosePoolRequest) (*ClosePoolResponse, error)
 	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
@@ -437,6 +452,9 @@ func (UnimplementedEngineServer) GetPool(context.Context, *GetPoolRequest) (*Poo
 }
 func (UnimplementedEngineServer) OpenPool(context.Context, *OpenPoolRequest) (*Pool, error) {
 	return nil, status.Error(codes.Unimplemented, "method OpenPool not implemented")
+}
+func (UnimplementedEngineServer) GrowPool(context.Context, *GrowPoolRequest) (*Pool, error) {
+	return nil, status.Error(codes.Unimplemented, "method GrowPool not implemented")
 }
 func (UnimplementedEngineServer) ClosePool(context.Context, *ClosePoolRequest) (*ClosePoolResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ClosePool not implemented")
@@ -595,6 +613,24 @@ func _Engine_OpenPool_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EngineServer).OpenPool(ctx, req.(*OpenPoolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_GrowPool_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GrowPoolRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).GrowPool(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_GrowPool_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).GrowPool(ctx, req.(*GrowPoolRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -942,6 +978,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "OpenPool",
 			Handler:    _Engine_OpenPool_Handler,
+		},
+		{
+			MethodName: "GrowPool",
+			Handler:    _Engine_GrowPool_Handler,
 		},
 		{
 			MethodName: "ClosePool",
