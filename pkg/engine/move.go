@@ -160,7 +160,7 @@ func (p *Pool) commitGroup(g *moveGroup) error {
 func (p *Pool) dropCopies(list []*move) {
 	for _, m := range list {
 		if m.rest != moveDone {
-			p.alloc.Undo(m.to, m.run.Len())
+			p.alloc.Undo(extent{Place: m.to, N: m.run.Len()})
 		}
 	}
 }

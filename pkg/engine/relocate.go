@@ -133,7 +133,7 @@ func (p *Pool) copyRun(r relocation, e runs.Entry) (list []*move, err error) {
 		part := e.Sub(e.Off(), e.Off()+n)
 		if err := p.copyBlocks(r.count, part, place); err != nil {
 			if errors.Is(err, errCopyRead) {
-				p.alloc.Undo(place, n)
+				p.alloc.Undo(extent{Place: place, N: n})
 			}
 			return list, err
 		}
