@@ -24,7 +24,8 @@ var version string
 // options are the flags.
 type options struct {
 	socket, stateDir, ringDir, mountDir, keeperSocket, pprofSocket string
-	mapCache, memoryLimit                                          size
+	mapCache, memoryLimit, checksumRate, scrubRate                 size
+	checksumDelay, scrubEvery                                      time.Duration
 	ioUring                                                        ringMode
 	startKeeper                                                    bool
 	stopTimeout, spaceWait                                         time.Duration
@@ -45,7 +46,7 @@ func main() {
 }
 
 func command() *cobra.Command {
-	o := options{mapCache: 128 << 20, memoryLimit: 1 << 30}
+	o := options{mapCache: 128 << 20, memoryLimit: 1 << 30, checksumRate: engine.DefaultChecksumRate, scrubRate: engine.DefaultScrubRate}
 	serve := func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o) }
 	root := &cobra.Command{
 		Use:           "rowan-engine",
@@ -68,6 +69,10 @@ func command() *cobra.Command {
 	f.StringVar(&o.mountDir, "mount-dir", "", "folder where pools on devices are mounted (default: mnt in --state-dir)")
 	f.Var(&o.mapCache, "map-cache", "memory for each pool's flattened map")
 	f.Var(&o.ioUring, "io-uring", "read and write data through io_uring: auto (while processors are short), always or never")
+	f.Var(&o.checksumRate, "checksum-rate", "how much is read a second to make checksums of frozen blocks; 0: none are made")
+	f.DurationVar(&o.checksumDelay, "checksum-delay", engine.DefaultChecksumDelay, "how long after a snapshot its blocks get their checksums")
+	f.DurationVar(&o.scrubEvery, "scrub-every", 0, "how often every pool is scrubbed, from the start of the engine on (0: on request)")
+	f.Var(&o.scrubRate, "scrub-rate", "how much such a scrub reads a second")
 	f.Var(&o.memoryLimit, "memory-limit", "soft limit of the Go heap (GOMEMLIMIT overrides it)")
 	f.BoolVar(&o.startKeeper, "start-keeper", true, "start a keeper of our own where none answers; it outlives the engine")
 	f.DurationVar(&o.stopTimeout, "stop-timeout", 25*time.Second, "how long requests under way may take at the end")

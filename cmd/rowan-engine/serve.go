@@ -28,6 +28,25 @@ func (observer) Event(pool, message string, keysAndValues ...any) {
 	klog.InfoS(message, append([]any{"pool", pool}, keysAndValues...)...)
 }
 
+// pools are the options of every pool. To the engine 0 means a default, to those who type a flag it means none.
+func (o options) pools(io *uring.IO) engine.Options {
+	p := engine.Options{
+		RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), IO: io, Observer: observer{},
+		WarnAt: o.warnAt, RefuseAt: o.refuseAt, SpaceWait: o.spaceWait,
+		ChecksumRate: int64(o.checksumRate), ChecksumDelay: o.checksumDelay, ScrubEvery: o.scrubEvery, ScrubRate: int64(o.scrubRate),
+	}
+	if p.ChecksumRate == 0 {
+		p.ChecksumRate = -1
+	}
+	if p.ChecksumDelay == 0 {
+		p.ChecksumDelay = -1
+	}
+	if p.ScrubRate == 0 {
+		p.ScrubRate = -1
+	}
+	return p
+}
+
 // serve runs the engine until ctx ends.
 func serve(ctx context.Context, o options) (err error) {
 	if err := becomeFlusher(); err != nil {
@@ -57,10 +76,7 @@ func serve(ctx context.Context, o options) (err error) {
 	defer cancel()
 	h, err := host.New(waiting, host.Config{
 		Engine: host.Real{}, Attacher: attacher, StateDir: o.stateDir,
-		Options: engine.Options{
-			RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), IO: io, Observer: observer{}, WarnAt: o.warnAt, RefuseAt: o.refuseAt,
-			SpaceWait: o.spaceWait,
-		},
+		Options: o.pools(io),
 	})
 	if err != nil {
 		return err

@@ -41,8 +41,10 @@ type poolView struct {
 	Available     int64  `json:"available"`
 	Level         string `json:"level,omitempty"`
 
-	WarnAt   float64 `json:"warnAt,omitempty"`
-	RefuseAt float64 `json:"refuseAt,omitempty"`
+	WarnAt        float64 `json:"warnAt,omitempty"`
+	RefuseAt      float64 `json:"refuseAt,omitempty"`
+	ChecksumBytes int64   `json:"checksumBytes"`
+	Unsummed      int     `json:"unsummed"`
 
 	Metadata *metadataView `json:"metadata,omitempty"` // by show, of an open pool
 }
@@ -52,6 +54,7 @@ func viewPool(p engine.PoolInfo) poolView {
 		Name: p.Name, ID: p.ID, State: p.State, Reason: p.Reason, Member: p.Member, Device: p.Device, Size: p.Size, Used: p.Used, Free: p.Free,
 		Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes, Volumes: p.Volumes, Snapshots: p.Snapshots, Jobs: p.Jobs,
 		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
+		ChecksumBytes: p.ChecksumBytes, Unsummed: p.Unsummed,
 	}
 }
 
@@ -64,7 +67,7 @@ func (p poolView) table(w io.Writer) error {
 			field{"Size", exact(p.Size)}, field{"Used", exact(p.Used)}, field{"Free", exact(p.Free)}, field{"Available", exact(p.Available)},
 			field{"Level", p.level()}, field{"Provisioned", exact(p.Provisioned)},
 			field{"Metadata", exact(p.MetadataBytes)}, field{"Volumes", strconv.Itoa(p.Volumes)}, field{"Snapshots", strconv.Itoa(p.Snapshots)},
-			field{"Being freed", strconv.Itoa(p.Jobs) + " layers"})
+			field{"Being freed", strconv.Itoa(p.Jobs) + " layers"}, field{"Checksums", checksumsText(p)})
 	}
 	if p.Metadata != nil {
 		fields = append(fields, p.Metadata.fields()...)
@@ -80,6 +83,14 @@ func (p poolView) level() string {
 		return marks
 	}
 	return p.Level + " (" + marks + ")"
+}
+
+func checksumsText(p poolView) string {
+	waits := "of all frozen blocks"
+	if p.Unsummed > 0 {
+		waits = fmt.Sprintf("of frozen blocks, but for those of %d generations", p.Unsummed)
+	}
+	return fmt.Sprintf("%s; %s of metadata for them since it was opened", waits, bytesize.Format(p.ChecksumBytes))
 }
 
 type poolList []poolView

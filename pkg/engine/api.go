@@ -43,6 +43,15 @@ type Options struct {
 	SpaceWait        time.Duration // how long writes wait for space in a full pool before they get ENOSPC; default DefaultSpaceWait
 	Observer         Observer
 
+	// ChecksumRate is how many bytes of frozen blocks are read a second, at most, to make their checksums in the background; default 64 MiB, negative:
+	// none are made. ChecksumDelay is how long a layer is frozen before its turn; default 1 minute, negative: none.
+	ChecksumRate  int64
+	ChecksumDelay time.Duration
+	// ScrubEvery is how often all frozen blocks are read and compared with their checksums, counted from the opening; 0: only on request.
+	// ScrubRate is how many bytes a second that reads; default 64 MiB.
+	ScrubEvery time.Duration
+	ScrubRate  int64
+
 	// for tests
 	fs        fsys.FS
 	ringBytes int64
@@ -83,6 +92,8 @@ type PoolInfo struct {
 	RefuseAt      float64
 	Provisioned   int64 // the sum of the volumes' sizes
 	MetadataBytes int64 // Pebble's files
+	ChecksumBytes int64 // keys and values of checksums that were put into the metadata since the pool was opened
+	Unsummed      int   // generations of frozen layers that lack checksums
 	Volumes       int
 	Snapshots     int
 	Jobs          int // layers queued for freeing or joining

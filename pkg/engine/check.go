@@ -21,6 +21,8 @@ type CheckReport struct {
 	Runs     int64
 	Blocks   int64 // pool blocks in use
 	Hidden   int64 // blocks of runs that a queued join will remove
+
+	Checksums int64 // of frozen blocks
 }
 
 // Check reads all the metadata and verifies that every pool block in use belongs to exactly one run, that bitmaps, counts and the index of touched pages
@@ -72,6 +74,8 @@ type checker struct {
 	pages   map[*layer]int64
 	mapped  map[*volume]int64
 	heads   map[uint32][]checkedHead // by family
+	freed   map[uint64]bool          // layers queued for freeing
+	summed  map[uint64]bool          // generations that are marked to have all their checksums
 }
 
 type checkedHead struct {
@@ -90,7 +94,7 @@ func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64, read func
 	k := &checker{
 		read:    read,
 		joining: map[*layer]bool{}, used: map[uint32]*alloc.Bitmap{}, owned: map[*layer]int64{}, pages: map[*layer]int64{}, mapped: map[*volume]int64{},
-		heads: map[uint32][]checkedHead{},
+		heads: map[uint32][]checkedHead{}, summed: map[uint64]bool{},
 	}
 	var err error
 	if k.c, err = loadCatalogue(r); err != nil {
@@ -100,13 +104,17 @@ func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64, read func
 		}
 		return k.CheckReport, err
 	}
+	k.freed = k.c.freed()
 	k.Volumes, k.Layers = len(k.c.volumes), len(k.c.layers)
 	k.checkTree()
+	if err := k.readMarks(r); err != nil {
+		return k.CheckReport, err
+	}
 	for _, v := range k.c.volumes {
 		l := k.c.layers[v.rec.Layer]
 		k.heads[l.rec.Family] = append(k.heads[l.rec.Family], checkedHead{v, k.c.lineageOf(l)})
 	}
-	if err := errors.Join(k.checkRuns(ctx, r), k.checkIndex(r), k.checkBitmaps(r, chunks)); err != nil {
+	if err := errors.Join(k.checkRuns(ctx, r), k.checkIndex(ctx, r), k.checkSums(ctx, r), k.checkBitmaps(r, chunks)); err != nil {
 		return k.CheckReport, err
 	}
 	k.checkCounts()
@@ -251,7 +259,7 @@ func (k *checker) own(at format.RunPage, l *layer, e runs.Entry) {
 }
 
 // checkIndex counts the index of touched pages; with checkCounts it shows that index and runs name the same pairs.
-func (k *checker) checkIndex(r pebble.Reader) error {
+func (k *checker) checkIndex(ctx context.Context, r pebble.Reader) error {
 	counted := map[*layer]int64{}
 	prefix := format.TouchedAll()
 	err := scan(r, prefix, format.Upper(prefix), func(key, _ []byte) error {
@@ -266,15 +274,14 @@ func (k *checker) checkIndex(r pebble.Reader) error {
 			return nil
 		}
 		counted[l]++
-		lower := format.RunKey(l.rec.Family, page, gen, 0)
-		found := false
-		if err := scan(r, lower, format.RunKey(l.rec.Family, page, gen-1, 0), func(_, _ []byte) error { found = true; return nil }); err != nil {
+		list, err := readGeneration(r, l.rec.Family, page, gen)
+		if err != nil && !errors.Is(err, format.ErrCorrupt) { // what does not decode is told with the runs
 			return err
 		}
-		if !found {
+		if len(list) == 0 && err == nil {
 			k.problem("the index says that generation %d touched page %d, where it has no run", gen, page)
 		}
-		return nil
+		return errors.Join(ctx.Err(), k.checkPageSums(r, l, gen, page, list))
 	})
 	for _, l := range k.c.layers {
 		if counted[l] != k.pages[l] {

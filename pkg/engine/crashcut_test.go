@@ -193,7 +193,7 @@ func (tp *testPool) sound() error {
 	if err == nil && len(report.Problems) > 0 {
 		err = fmt.Errorf("check: %v", report.Problems)
 	}
-	return err
+	return errors.Join(err, tp.scrubbed())
 }
 
 func (st *state) verifyVolume(p *testPool, name string, v guestVolume) error {

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
@@ -163,6 +165,36 @@ func (g *guests) applied(key []byte) {
 		}
 		_ = closer.Close()
 	}
+}
+
+// heldSum keeps the read for a snapshot's checksums from returning, while the snapshot is deleted and its volume writes the blocks, which are its own by
+// then. No checksum may be left of them.
+func (g *guests) heldSum(r *rand.Rand) error {
+	return g.pair(r, func(a, _ *slot) error {
+		reads := g.pace.arm(fsys.OpRead, ".seg")
+		m := mark{Kind: markSnapshot, Snapshot: fmt.Sprintf("snapshot-%x", r.Uint64()), Inc: a.inc.id}
+		m.Operation = g.note(m)
+		_, err := g.CreateSnapshot(context.Background(), SnapshotSpec{Name: m.Snapshot, Volume: a.name})
+		if errors.Is(err, ErrBusy) {
+			m.Kind = markSnapshotDeleted
+			g.note(m)
+			g.release(reads)
+			return nil
+		}
+		if err == nil {
+			m.Kind = markSnapshotTaken
+			g.note(m)
+			wait(reads.held)
+			err = g.deleteSnapshot(m.Snapshot)
+		}
+		for i := range largeWrite / 8 {
+			if err == nil {
+				err = g.blocks(a, 8*i, 6, false)
+			}
+		}
+		g.release(reads)
+		return err
+	})
 }
 
 // heldRead keeps reads from reaching their blocks, which are discarded, durably, and wanted by another volume meanwhile.

@@ -10,7 +10,7 @@ import (
 
 // manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
 func (g *guests) manage(ctx context.Context, r *rand.Rand) error {
-	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r), g.heldMove(r), g.heldWrite(r)); err != nil {
+	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r), g.heldMove(r), g.heldWrite(r), g.heldSum(r)); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -33,7 +33,9 @@ func (g *guests) manageOnce(r *rand.Rand) error {
 		return g.heldJoin(r)
 	case n < 20:
 		return g.moveOnce(r)
-	case taken < 2, n < 46 && taken < 8:
+	case n < 23:
+		return g.heldSum(r)
+	case taken < 2, n < 49 && taken < 8:
 		if r.IntN(4) == 0 {
 			return g.snapshotGroup(r)
 		}

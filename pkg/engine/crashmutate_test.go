@@ -12,6 +12,7 @@ var mutationNames = [mutations]string{
 	mutateRetire: "Retire", mutateJoin: "Join", mutateReserve: "Reserve", mutateNewBlockInParts: "NewBlockInParts",
 	mutateSegmentSync: "SegmentSync", mutateUnsynced: "Unsynced", mutateLocks: "Locks",
 	mutateCopyFlush: "CopyFlush", mutateMovePins: "MovePins", mutateMoveMark: "MoveMark",
+	mutateSumDrop: "SumDrop", mutateSumVoid: "SumVoid",
 }
 
 // TestCrashFindsMutations breaks one rule at a time: the run, or a cut of it, must show it. A harness that finds nothing proves nothing.

@@ -75,6 +75,7 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 		}
 		p.catalogue.mu.Unlock()
 		durable()
+		p.summing.kick()
 	})
 }
 

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -15,7 +16,8 @@ func (o testObserver) Event(pool, message string, kv ...any) {
 }
 
 func testOptions(t *testing.T) Options {
-	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, MapCache: 1, Observer: testObserver{t}}
+	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, MapCache: 1, Observer: testObserver{t},
+		ChecksumRate: 1 << 40, ChecksumDelay: -1}
 }
 
 // newPool makes a pool in a folder of the test's. When the test ends it is checked and closed.
@@ -61,9 +63,25 @@ func (tp *testPool) check() {
 	for _, problem := range report.Problems {
 		tp.t.Errorf("check: %s", problem)
 	}
+	if err := tp.scrubbed(); err != nil {
+		tp.t.Errorf("%v", err)
+	}
 	if tp.t.Failed() {
 		tp.t.FailNow()
 	}
+}
+
+// scrubbed compares all frozen blocks that have a checksum with it.
+func (tp *testPool) scrubbed() error {
+	var problems []ScrubProblem
+	r, err := tp.Scrub(context.Background(), ScrubSpec{Found: func(p ScrubProblem) { problems = append(problems, p) }})
+	if err == nil && r.Problems > 0 {
+		err = fmt.Errorf("scrub: %+v", problems)
+	}
+	if errors.Is(err, ErrBusy) {
+		return nil
+	}
+	return err
 }
 
 // kill lets the pool go as the death of the process would: nothing is flushed and nothing said.

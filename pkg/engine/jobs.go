@@ -157,6 +157,9 @@ func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
 				}
 			}
 			res, err := b.rewrite(line, pages[done], &lp, want)
+			if err == nil && job.Kind == format.JobJoin && l.rec.Head == 0 {
+				err = b.trimSums(pages[done], lp.own, want)
+			}
 			if err != nil {
 				return false, fmt.Errorf("page %d: %w", pages[done], err)
 			}
@@ -184,6 +187,9 @@ func (p *Pool) endJob(id uint64) error {
 	err := p.store.commitOne(func(b *batch) {
 		b.remove(format.JobKey(id))
 		if job.Kind == format.JobJoin {
+			if l.rec.Head != 0 && p.breaks(mutateSumDrop) {
+				p.dropSums(b, l.rec.Gens)
+			}
 			p.dropEmptyGens(b, r, l)
 			return
 		}
@@ -212,6 +218,9 @@ func (p *Pool) dropEmptyGens(b *batch, r *retirement, l *layer) {
 		pages, err := touchedFrom(p.store.db, gen, 0, 1)
 		if err != nil || len(pages) > 0 || i == len(l.rec.Gens)-1 {
 			rec.Gens = append(rec.Gens, gen)
+		} else {
+			b.remove(format.SummedKey(gen))
+			p.summing.forget(gen)
 		}
 	}
 	if len(rec.Gens) == len(l.rec.Gens) {

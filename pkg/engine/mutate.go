@@ -26,6 +26,8 @@ const (
 	mutateCopyFlush                // a move's run is committed without a flush of its copy's member
 	mutateMovePins                 // what heads own is copied while writes in place are under way
 	mutateMoveMark                 // writes in place do not ask for marks
+	mutateSumDrop                  // a join with a head leaves its generations their checksums until the background pass ends
+	mutateSumVoid                  // checksums read before a join with a head are stored after it
 	mutations
 )
 

@@ -44,6 +44,8 @@ func (o Options) withDefaults() Options {
 		o.MapCache = DefaultMapCache
 	}
 	o.WarnAt, o.RefuseAt = cmp.Or(o.WarnAt, DefaultWarnAt), cmp.Or(o.RefuseAt, DefaultRefuseAt)
+	o.ChecksumRate, o.ChecksumDelay = cmp.Or(o.ChecksumRate, DefaultChecksumRate), cmp.Or(o.ChecksumDelay, DefaultChecksumDelay)
+	o.ScrubRate = cmp.Or(o.ScrubRate, DefaultScrubRate)
 	if o.fs == nil {
 		o.fs = fsys.OSWith(o.IO)
 	}
@@ -103,7 +105,7 @@ func OpenPool(ctx context.Context, path string, o Options) (*Pool, error) {
 // unnamed layers; serve. The member's locks are held, so no I/O of an earlier process is under way. Nothing is allocated before the ring's runs are
 // committed, which is how the blocks they name are never handed out.
 func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
-	p := &Pool{options: o, fs: o.fs, member: m, data: m, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), preparing: newPreparer()}
+	p := &Pool{options: o, fs: o.fs, member: m, data: m, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), preparing: newPreparer(), summing: newSumming()}
 	var undo []func() error
 	defer func() {
 		for _, f := range slices.Backward(undo) {
@@ -124,6 +126,9 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 		return nil, err
 	}
 	if p.catalogue, err = loadCatalogue(db); err != nil {
+		return nil, err
+	}
+	if err := p.loadSummed(db); err != nil {
 		return nil, err
 	}
 	segments, err := readSegments(db)

@@ -46,6 +46,8 @@ type Pool struct {
 	preparing preparer
 	full      fullTime
 	level     SpaceLevel // as last told to the observer; the preparer's
+	summing   summing
+	scrubbing sync.Mutex // held by the scrub under way
 	nextMap   atomic.Uint64
 	failed    atomic.Pointer[error]
 	stop      chan struct{}
@@ -127,6 +129,7 @@ func (p *Pool) Info() PoolInfo {
 	info.Free = max(sb.Size-info.Used, 0)
 	left := p.spaceLeft()
 	info.Available, info.Level, info.WarnAt, info.RefuseAt = left.bytes, left.level(0), p.options.WarnAt, p.options.RefuseAt
+	info.ChecksumBytes, info.Unsummed = int64(p.store.sumBytes.Load()), p.unsummed()
 	info.Volumes, info.Snapshots, info.Jobs = len(c.volumes), len(c.snapshots), len(c.jobs)
 	return info
 }
@@ -191,6 +194,12 @@ func (p *Pool) start() {
 	p.wg.Go(p.runTimer)
 	p.wg.Go(p.runJobs)
 	p.wg.Go(p.prepare)
+	if p.options.ChecksumRate > 0 {
+		p.wg.Go(p.makeSums)
+	}
+	if p.options.ScrubEvery > 0 {
+		p.wg.Go(p.scrubTimer)
+	}
 	p.kickJobs()
 	p.preparing.kick()
 }

@@ -44,6 +44,9 @@ func (p *Pool) retire(b *batch, l *layer, change layerChange) *retirement {
 	if rec.Head == 0 && rec.Name == 0 && l.readers == 0 && !p.beingFreed(l) {
 		switch len(children) {
 		case 0:
+			if l.rec.Head == 0 {
+				p.dropSums(b, l.rec.Gens)
+			}
 			p.queue(b, r, format.Job{Kind: format.JobFree, Layer: l.id})
 		case 1:
 			for child := range children {
@@ -76,7 +79,7 @@ func (p *Pool) queue(b *batch, r *retirement, job format.Job) {
 
 // join gives a layer's generations to its one child. Where the child is a head, its volume overwrites those blocks in place from then on: not before
 // this commit is durable, because lineages change in apply. A write under way that still took them for a parent's is told by its lineage's own mark when
-// it is committed (plain). The runs that are hidden now are removed by a pass over the pages that the smaller of the two has touched.
+// it is committed (plain). The checksums of those blocks go in this very commit (sums.go says why). The runs that are hidden now are removed by a pass over the pages that the smaller of the two has touched.
 func (p *Pool) join(b *batch, r *retirement, l, child *layer) {
 	rec := child.rec
 	rec.Gens = slices.Concat(l.rec.Gens, child.rec.Gens)
@@ -85,6 +88,9 @@ func (p *Pool) join(b *batch, r *retirement, l, child *layer) {
 	smaller := l.rec.Gens
 	if child.pages.Load() < l.pages.Load() {
 		smaller = child.rec.Gens
+	}
+	if rec.Head != 0 && !p.breaks(mutateSumDrop) {
+		p.dropSums(b, l.rec.Gens)
 	}
 	b.use(child, l.owned.Load(), l.pages.Load())
 	l.gone = true

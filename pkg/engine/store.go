@@ -41,7 +41,7 @@ type store struct {
 	nextID, nextGen atomic.Uint64
 	nextFamily      atomic.Uint32
 
-	metaBytes atomic.Uint64 // keys and values put into batches
+	sumBytes atomic.Uint64 // keys and values of checksums put into batches
 }
 
 // job is one change. compose runs on the committer, once for every batch until it says there is no more; durable runs after the last batch's sync has
@@ -157,7 +157,6 @@ func (s *store) perform(j *job) error {
 		if err := b.finish(); err != nil {
 			return err
 		}
-		s.metaBytes.Add(uint64(b.Len()))
 		if err := s.db.ApplyNoSyncWait(b.Batch, pebble.Sync); err != nil {
 			return fmt.Errorf("apply batch: %w", err)
 		}

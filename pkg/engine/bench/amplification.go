@@ -24,7 +24,7 @@ const (
 // amplification redirects every block of a volume once, in random order and in groups of flushGroup, and counts what that wrote.
 func (r *runner) amplification(ctx context.Context) (err error) {
 	const name = "amplification"
-	pool, err := r.ground.pool(ctx, name, r.amplificationPool())
+	pool, err := r.ground.poolWith(ctx, name, r.amplificationPool(), r.ground.withoutChecksums())
 	if err != nil {
 		return err
 	}
@@ -57,19 +57,52 @@ func (r *runner) amplification(ctx context.Context) (err error) {
 	elapsed := time.Since(began)
 	after, written := *v.Info().Counters, pool.DataCounts()
 	// Tables still to be written are counted as well: opening the pool again writes what is in the log to tables, and those are compacted.
-	err = pool.Close(ctx)
-	cost := pool.MetadataCounts().Sub(meta)
-	pool = nil
+	cost, err := again(ctx, &pool, r.ground.withoutChecksums())
 	if err != nil {
 		return err
 	}
-	if pool, err = engine.OpenPool(ctx, r.ground.member(name), r.ground.options()); err != nil {
+	r.tellAmplification(n, elapsed, before, after, data, written, add(cost.Sub(meta), pool.MetadataCounts()))
+	return r.checksums(ctx, &pool, n)
+}
+
+// reopen closes a pool and opens it with other options. It returns what the metadata wrote before.
+func reopen(ctx context.Context, pool **engine.Pool, o engine.Options) (cost metafs.Counts, err error) {
+	dir, old := (*pool).Info().Member, *pool
+	*pool = nil
+	if err = old.Close(ctx); err == nil {
+		*pool, err = engine.OpenPool(ctx, dir, o)
+	}
+	return old.MetadataCounts(), err
+}
+
+// again is reopen, and waits until the tables are settled.
+func again(ctx context.Context, pool **engine.Pool, o engine.Options) (metafs.Counts, error) {
+	cost, err := reopen(ctx, pool, o)
+	if err == nil {
+		err = settled(ctx, *pool)
+	}
+	return cost, err
+}
+
+// checksums counts what the checksums of n frozen blocks cost, apart from what the blocks themselves did.
+func (r *runner) checksums(ctx context.Context, pool **engine.Pool, n uint64) error {
+	began := time.Now()
+	if _, err := reopen(ctx, pool, r.ground.checksumsAtOnce()); err != nil {
 		return err
 	}
-	if err = settled(ctx, pool); err != nil {
+	if err := (*pool).WaitChecksums(ctx); err != nil {
 		return err
 	}
-	r.tellAmplification(n, elapsed, before, after, data, written, add(cost, pool.MetadataCounts()))
+	elapsed, put := time.Since(began), (*pool).Info().ChecksumBytes
+	cost, err := again(ctx, pool, r.ground.withoutChecksums())
+	if err != nil {
+		return err
+	}
+	cost = add(cost, (*pool).MetadataCounts())
+	r.report.add(
+		Figure{Name: "checksum-bytes-per-frozen-block", Value: float64(put) / float64(n), Unit: "B"},
+		Figure{Name: "metadata-bytes-per-frozen-block", Value: float64(cost.Bytes()) / float64(n), Unit: "B"},
+		Figure{Name: "checksums-made", Value: float64(n) * blockSize / elapsed.Seconds() / (1 << 20), Unit: "MiB/s"})
 	return nil
 }
 

@@ -47,9 +47,27 @@ func (g *ground) options() engine.Options {
 	return engine.Options{RingDir: g.ring, MountDir: g.dir, IO: g.io, Observer: g.reports, WarnAt: 2, RefuseAt: 2}
 }
 
+// withoutChecksums is for what counts bytes: frozen blocks get no checksums meanwhile.
+func (g *ground) withoutChecksums() engine.Options {
+	o := g.options()
+	o.ChecksumRate = -1
+	return o
+}
+
+// checksumsAtOnce makes them as fast as it goes.
+func (g *ground) checksumsAtOnce() engine.Options {
+	o := g.options()
+	o.ChecksumRate, o.ChecksumDelay = 1<<40, -1
+	return o
+}
+
 // pool makes a pool that may hold size bytes.
 func (g *ground) pool(ctx context.Context, name string, size int64) (*engine.Pool, error) {
-	return engine.CreatePool(ctx, engine.PoolSpec{Name: name, Directory: g.member(name), Size: size}, g.options())
+	return g.poolWith(ctx, name, size, g.options())
+}
+
+func (g *ground) poolWith(ctx context.Context, name string, size int64, o engine.Options) (*engine.Pool, error) {
+	return engine.CreatePool(ctx, engine.PoolSpec{Name: name, Directory: g.member(name), Size: size}, o)
 }
 
 func (g *ground) member(name string) string { return filepath.Join(g.dir, name) }

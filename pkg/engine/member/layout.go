@@ -60,3 +60,8 @@ func ballastSize(size int64) int64 {
 
 // defaultSize is the size of a pool that was asked for without one: 90 % of what is free. The rest is for metadata and ballast.
 func defaultSize(available int64) int64 { return available / 10 * 9 / sizeUnit * sizeUnit }
+
+// Where tells the file and the byte in it of one of the member's blocks, for people.
+func (m *Member) Where(block uint64) (file string, off int64) {
+	return segmentName(m.dir, uint32(block/SegmentBlocks)), int64(block%SegmentBlocks) * BlockSize
+}

@@ -19,6 +19,7 @@ func poolToWire(p engine.PoolInfo) *pb.Pool {
 		Size: p.Size, Used: p.Used, Free: p.Free, Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes,
 		Volumes: int64(p.Volumes), Snapshots: int64(p.Snapshots), Jobs: int64(p.Jobs),
 		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
+		ChecksumBytes: p.ChecksumBytes, Unsummed: int64(p.Unsummed),
 	}
 }
 
@@ -28,6 +29,7 @@ func poolFromWire(p *pb.Pool) engine.PoolInfo {
 		Size: p.GetSize(), Used: p.GetUsed(), Free: p.GetFree(), Provisioned: p.GetProvisioned(), MetadataBytes: p.GetMetadataBytes(),
 		Volumes: int(p.GetVolumes()), Snapshots: int(p.GetSnapshots()), Jobs: int(p.GetJobs()),
 		Available: p.GetAvailable(), Level: engine.SpaceLevel(p.GetLevel()), WarnAt: p.GetWarnAt(), RefuseAt: p.GetRefuseAt(),
+		ChecksumBytes: p.GetChecksumBytes(), Unsummed: int(p.GetUnsummed()),
 	}
 }
 
@@ -104,13 +106,14 @@ func rangesFromWire(m *pb.RangesPage) engine.DiffPage {
 func checkToWire(r engine.CheckReport) *pb.CheckReport {
 	return &pb.CheckReport{
 		Problems: r.Problems, Volumes: int64(r.Volumes), Layers: int64(r.Layers), Runs: r.Runs, Blocks: r.Blocks, Hidden: r.Hidden,
+		Checksums: r.Checksums,
 	}
 }
 
 func checkFromWire(r *pb.CheckReport) engine.CheckReport {
 	return engine.CheckReport{
 		Problems: r.GetProblems(), Volumes: int(r.GetVolumes()), Layers: int(r.GetLayers()),
-		Runs: r.GetRuns(), Blocks: r.GetBlocks(), Hidden: r.GetHidden(),
+		Runs: r.GetRuns(), Blocks: r.GetBlocks(), Hidden: r.GetHidden(), Checksums: r.GetChecksums(),
 	}
 }
 

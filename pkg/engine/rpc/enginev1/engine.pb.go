@@ -175,6 +175,8 @@ type Pool struct {
 	// The watermarks, as parts of the size.
 	WarnAt        float64 `protobuf:"fixed64,17,opt,name=warn_at,json=warnAt,proto3" json:"warn_at,omitempty"`
 	RefuseAt      float64 `protobuf:"fixed64,18,opt,name=refuse_at,json=refuseAt,proto3" json:"refuse_at,omitempty"`
+	ChecksumBytes int64   `protobuf:"varint,19,opt,name=checksum_bytes,json=checksumBytes,proto3" json:"checksum_bytes,omitempty"`
+	Unsummed      int64   `protobuf:"varint,20,opt,name=unsummed,proto3" json:"unsummed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +333,20 @@ func (x *Pool) GetWarnAt() float64 {
 func (x *Pool) GetRefuseAt() float64 {
 	if x != nil {
 		return x.RefuseAt
+	}
+	return 0
+}
+
+func (x *Pool) GetChecksumBytes() int64 {
+	if x != nil {
+		return x.ChecksumBytes
+	}
+	return 0
+}
+
+func (x *Pool) GetUnsummed() int64 {
+	if x != nil {
+		return x.Unsummed
 	}
 	return 0
 }
@@ -2638,6 +2654,7 @@ type CheckReport struct {
 	Runs          int64    `protobuf:"varint,4,opt,name=runs,proto3" json:"runs,omitempty"`
 	Blocks        int64    `protobuf:"varint,5,opt,name=blocks,proto3" json:"blocks,omitempty"`
 	Hidden        int64    `protobuf:"varint,6,opt,name=hidden,proto3" json:"hidden,omitempty"`
+	Checksums     int64    `protobuf:"varint,7,opt,name=checksums,proto3" json:"checksums,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2714,6 +2731,13 @@ func (x *CheckReport) GetHidden() int64 {
 	return 0
 }
 
+func (x *CheckReport) GetChecksums() int64 {
+	if x != nil {
+		return x.Checksums
+	}
+	return 0
+}
+
 var File_engine_proto protoreflect.FileDescriptor
 
 const file_engine_proto_rawDesc = "" +
@@ -2723,7 +2747,7 @@ const file_engine_proto_rawDesc = "" +
 	"\areasons\x18\x01 \x03(\tR\areasons\"\x10\n" +
 	"\x0eVersionRequest\"+\n" +
 	"\x0fVersionResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\"\xc3\x03\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"\x86\x04\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -2743,7 +2767,9 @@ const file_engine_proto_rawDesc = "" +
 	"\tavailable\x18\x0f \x01(\x03R\tavailable\x12\x14\n" +
 	"\x05level\x18\x10 \x01(\tR\x05level\x12\x17\n" +
 	"\awarn_at\x18\x11 \x01(\x01R\x06warnAt\x12\x1b\n" +
-	"\trefuse_at\x18\x12 \x01(\x01R\brefuseAt\"\x85\x01\n" +
+	"\trefuse_at\x18\x12 \x01(\x01R\brefuseAt\x12%\n" +
+	"\x0echecksum_bytes\x18\x13 \x01(\x03R\rchecksumBytes\x12\x1a\n" +
+	"\bunsummed\x18\x14 \x01(\x03R\bunsummed\"\x85\x01\n" +
 	"\x11CreatePoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\x16\n" +
@@ -2936,14 +2962,15 @@ const file_engine_proto_rawDesc = "" +
 	"\x15DeleteSnapshotRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x18\n" +
-	"\x16DeleteSnapshotResponse\"\x9f\x01\n" +
+	"\x16DeleteSnapshotResponse\"\xbd\x01\n" +
 	"\vCheckReport\x12\x1a\n" +
 	"\bproblems\x18\x01 \x03(\tR\bproblems\x12\x18\n" +
 	"\avolumes\x18\x02 \x01(\x03R\avolumes\x12\x16\n" +
 	"\x06layers\x18\x03 \x01(\x03R\x06layers\x12\x12\n" +
 	"\x04runs\x18\x04 \x01(\x03R\x04runs\x12\x16\n" +
 	"\x06blocks\x18\x05 \x01(\x03R\x06blocks\x12\x16\n" +
-	"\x06hidden\x18\x06 \x01(\x03R\x06hidden2\x9c\x10\n" +
+	"\x06hidden\x18\x06 \x01(\x03R\x06hidden\x12\x1c\n" +
+	"\tchecksums\x18\a \x01(\x03R\tchecksums2\x9c\x10\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
