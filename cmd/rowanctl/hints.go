@@ -32,6 +32,7 @@ var hints = []struct {
 	{host.ErrStopping, "wait until the next engine has started"},
 	{engine.ErrNotFound, "rowanctl pool list, volume list and snapshot list show what there is"},
 	{engine.ErrBusy, "nothing was changed; try again"},
+	{errDamagedData, "docs/damaged-data.md says what is affected and what to do"},
 	{fs.ErrPermission, "run it as root"},
 }
 

@@ -80,6 +80,14 @@ func (s *stage) transcript(t *testing.T, script string) string {
 			s.pool(t).Ranges = []engine.Range{{Offset: 0, Length: 8 << 20}, {Offset: 1 << 30, Length: 4096}}
 			continue
 		}
+		if line == "(a disk fails)" {
+			s.engine.Damage = []engine.ScrubProblem{{
+				Pool: "fast", Snapshots: []engine.ScrubSnapshot{{Name: "before-upgrade", Volume: "db"}}, Volumes: []string{"db", "db-old"}, Offset: 1 << 20,
+				Length: 8192, Member: "/pools/fast", File: "/pools/fast/segments/000000.seg", FileOffset: 40960,
+				Reason: "its checksum is 0badcafe, the data's deadbeef",
+			}}
+			continue
+		}
 		if blocks, ok := strings.CutPrefix(line, "(guest writes "); ok {
 			var n uint64
 			if _, err := fmt.Sscanf(blocks, "%d blocks)", &n); err != nil {
@@ -166,6 +174,9 @@ volume delete db-old db-copy
 snapshot delete before-upgrade after-upgrade
 snapshot list
 pool check
+pool scrub
+(a disk fails)
+pool scrub
 pool grow fast 200Gi
 pool close fast
 pool open --member /pools/fast

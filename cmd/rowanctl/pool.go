@@ -15,7 +15,7 @@ import (
 
 func (a *app) poolCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "pool", Short: "Make, open, look at and check pools"}
-	cmd.AddCommand(a.poolCreate(), a.poolList(), a.poolShow(), a.poolOpen(), a.poolGrow(), a.poolClose(), a.poolCheck())
+	cmd.AddCommand(a.poolCreate(), a.poolList(), a.poolShow(), a.poolOpen(), a.poolGrow(), a.poolClose(), a.poolCheck(), a.poolScrub())
 	return cmd
 }
 

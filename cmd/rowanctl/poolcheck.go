@@ -83,6 +83,7 @@ type checkView struct {
 	Runs     int64    `json:"runs"`
 	Blocks   int64    `json:"blocks"`
 	Hidden   int64    `json:"hidden"`
+	Sums     int64    `json:"checksums"`
 
 	Clean *bool `json:"closedInOrder,omitempty"` // with --dir
 }
@@ -90,6 +91,7 @@ type checkView struct {
 func viewCheck(pool string, r engine.CheckReport) checkView {
 	return checkView{
 		Pool: pool, Problems: append([]string{}, r.Problems...), Volumes: r.Volumes, Layers: r.Layers, Runs: r.Runs, Blocks: r.Blocks, Hidden: r.Hidden,
+		Sums: r.Checksums,
 	}
 }
 
@@ -109,6 +111,6 @@ func (c checkView) table(w io.Writer) error {
 	return writeFields(w,
 		field{"Problems", strconv.Itoa(len(c.Problems))}, field{"Volumes", strconv.Itoa(c.Volumes)}, field{"Layers", strconv.Itoa(c.Layers)},
 		field{"Runs", strconv.FormatInt(c.Runs, 10)}, field{"Blocks in use", strconv.FormatInt(c.Blocks, 10)},
-		field{"Blocks to be freed", strconv.FormatInt(c.Hidden, 10)},
+		field{"Blocks to be freed", strconv.FormatInt(c.Hidden, 10)}, field{"Blocks with checksums", strconv.FormatInt(c.Sums, 10)},
 		field{"Closed in order", closed})
 }

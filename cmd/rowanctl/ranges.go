@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
-	"io"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -56,40 +58,46 @@ func (a *app) snapshotAllocated(pool *string) *cobra.Command {
 	return cmd
 }
 
+// printRanges prints ranges as they come: there may be millions.
 func (a *app) printRanges(cmd *cobra.Command, pool string, spec engine.DiffSpec) error {
 	return a.inPool(cmd, pool, func(ctx context.Context, s *session, pool string) error {
-		v := rangesView{Pool: pool, From: spec.From, Snapshot: spec.Snapshot, Volume: spec.Volume, Ranges: []rangeView{}}
-		err := s.wait("listing ranges of "+spec.Snapshot+spec.Volume, func() error {
-			for {
-				page, err := s.Diff(ctx, pool, spec)
-				if err != nil {
-					return err
-				}
-				v.Size = page.Size
-				for _, r := range page.Ranges {
-					v.Ranges = append(v.Ranges, rangeView(r))
-					v.Bytes += r.Length
-				}
-				if spec.Start = page.Next; page.Next == 0 {
-					return nil
-				}
+		w := a.rangesWriter(pool, spec)
+		for {
+			var page engine.DiffPage
+			err := s.wait("listing ranges of "+spec.Snapshot+spec.Volume, func() (err error) {
+				page, err = s.Diff(ctx, pool, spec)
+				return err
+			})
+			if err != nil {
+				return err
 			}
-		})
-		if err != nil {
-			return err
+			if err := w.page(page); err != nil {
+				return err
+			}
+			if spec.Start = page.Next; page.Next == 0 {
+				return w.end()
+			}
 		}
-		return a.print(v)
 	})
 }
 
-type rangesView struct {
-	Pool     string      `json:"pool"`
-	From     string      `json:"from,omitempty"`
-	Snapshot string      `json:"snapshot,omitempty"`
-	Volume   string      `json:"volume,omitempty"`
-	Size     int64       `json:"size"`
-	Bytes    int64       `json:"bytes"` // of all ranges
-	Ranges   []rangeView `json:"ranges"`
+// rangesWriter prints pages of ranges: for people a table, whose width the volume's size tells, for programs one JSON object.
+type rangesWriter struct {
+	out    *bufio.Writer
+	json   bool
+	head   rangesHead
+	width  int
+	begun  bool
+	n, sum int64
+}
+
+// rangesHead is how the object begins; "ranges" and "bytes", which is of all ranges, follow.
+type rangesHead struct {
+	Pool     string `json:"pool"`
+	From     string `json:"from,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+	Volume   string `json:"volume,omitempty"`
+	Size     int64  `json:"size"`
 }
 
 type rangeView struct {
@@ -97,14 +105,64 @@ type rangeView struct {
 	Length int64 `json:"length"`
 }
 
-func (r rangesView) table(w io.Writer) error {
-	var rows [][]string
-	for _, x := range r.Ranges {
-		rows = append(rows, []string{strconv.FormatInt(x.Offset, 10), strconv.FormatInt(x.Length, 10)})
+func (a *app) rangesWriter(pool string, spec engine.DiffSpec) *rangesWriter {
+	return &rangesWriter{
+		out: bufio.NewWriter(a.out), json: a.output == "json",
+		head: rangesHead{Pool: pool, From: spec.From, Snapshot: spec.Snapshot, Volume: spec.Volume},
 	}
-	if err := writeRows(w, []string{">OFFSET", ">LENGTH"}, rows); err != nil {
-		return err
+}
+
+func (w *rangesWriter) page(p engine.DiffPage) error {
+	if !w.begun {
+		w.head.Size = p.Size
+		if err := w.begin(); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintf(w, "%d ranges, %s of %s\n", len(r.Ranges), bytesize.Format(r.Bytes), bytesize.Format(r.Size))
-	return err
+	for _, r := range p.Ranges {
+		switch {
+		case !w.json:
+			fmt.Fprintf(w.out, "%*d  %*d\n", w.width, r.Offset, w.width, r.Length)
+		default:
+			data, err := json.MarshalIndent(rangeView(r), "    ", "  ")
+			if err != nil {
+				return fmt.Errorf("print as json: %w", err)
+			}
+			separator := ",\n    "
+			if w.n == 0 {
+				separator = "\n    "
+			}
+			fmt.Fprintf(w.out, "%s%s", separator, data)
+		}
+		w.n++
+		w.sum += r.Length
+	}
+	return w.out.Flush() // which tells of errors before, too
+}
+
+func (w *rangesWriter) begin() error {
+	w.begun = true
+	if !w.json {
+		w.width = max(len(strconv.FormatInt(w.head.Size, 10)), len("OFFSET"))
+		fmt.Fprintf(w.out, "%*s  %*s\n", w.width, "OFFSET", w.width, "LENGTH")
+		return nil
+	}
+	data, err := json.MarshalIndent(w.head, "", "  ")
+	if err != nil {
+		return fmt.Errorf("print as json: %w", err)
+	}
+	fmt.Fprintf(w.out, "%s,\n  \"ranges\": [", bytes.TrimSuffix(data, []byte("\n}")))
+	return nil
+}
+
+func (w *rangesWriter) end() error {
+	switch {
+	case !w.json:
+		fmt.Fprintf(w.out, "%d ranges, %s of %s\n", w.n, bytesize.Format(w.sum), bytesize.Format(w.head.Size))
+	case w.n == 0:
+		fmt.Fprintf(w.out, "],\n  \"bytes\": 0\n}\n")
+	default:
+		fmt.Fprintf(w.out, "\n  ],\n  \"bytes\": %d\n}\n", w.sum)
+	}
+	return w.out.Flush()
 }

@@ -42,6 +42,11 @@ func (a *app) with(cmd *cobra.Command, f func(context.Context, *session) error) 
 
 // wait runs one call, and says on stderr what it waits for when that takes long: every second anew on a terminal, once elsewhere.
 func (s *session) wait(what string, call func() error) error {
+	return s.waitTelling(func() string { return what }, call)
+}
+
+// waitTelling is wait for a call that tells how far it is.
+func (s *session) waitTelling(what func() string, call func() error) error {
 	a := s.app
 	done := make(chan error, 1)
 	go func() { done <- call() }()
@@ -56,9 +61,9 @@ func (s *session) wait(what string, call func() error) error {
 		}
 		switch {
 		case a.terminal:
-			fmt.Fprintf(a.err, "\r\x1b[K%s… %d s", what, seconds)
+			fmt.Fprintf(a.err, "\r\x1b[K%s… %d s", what(), seconds)
 		case seconds == 1:
-			fmt.Fprintf(a.err, "%s…\n", what)
+			fmt.Fprintf(a.err, "%s…\n", what())
 		}
 	}
 }

@@ -21,6 +21,8 @@ type Pool interface {
 	Info() engine.PoolInfo // not after Close
 	Grow(ctx context.Context, size int64) (engine.PoolInfo, error)
 	Check(ctx context.Context) (engine.CheckReport, error)
+	// Scrub ends with ErrClosed when the pool is closed meanwhile.
+	Scrub(ctx context.Context, spec engine.ScrubSpec) (engine.ScrubReport, error)
 	MetadataCounts() metafs.Counts
 
 	CreateVolume(ctx context.Context, spec engine.VolumeSpec) (engine.VolumeInfo, error)

@@ -284,3 +284,12 @@ func (h *Host) Check(ctx context.Context, pool string) (r engine.CheckReport, er
 	})
 	return r, err
 }
+
+// Scrub compares all frozen blocks of a pool with their checksums. It may take days and keeps nobody from closing the pool, which ends it.
+func (h *Host) Scrub(ctx context.Context, pool string, spec engine.ScrubSpec) (engine.ScrubReport, error) {
+	var open Pool
+	if err := h.with(ctx, pool, func(p Pool) error { open = p; return nil }); err != nil {
+		return engine.ScrubReport{}, err
+	}
+	return open.Scrub(ctx, spec)
+}

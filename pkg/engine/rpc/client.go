@@ -136,6 +136,33 @@ func (c *Client) Check(ctx context.Context, pool string) (engine.CheckReport, er
 	return result(c, m, err, checkFromWire)
 }
 
+// Scrub compares all frozen blocks of a pool with their checksums. When it ends early, the report is of how far it came.
+func (c *Client) Scrub(ctx context.Context, pool string, spec engine.ScrubSpec) (r engine.ScrubReport, err error) {
+	stream, err := c.engine.ScrubPool(ctx, &pb.ScrubPoolRequest{Name: pool, Rate: spec.Rate})
+	if err != nil {
+		return r, fromStatus(c.socket, err)
+	}
+	for {
+		e, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return r, nil
+		}
+		if err != nil {
+			return r, fromStatus(c.socket, err)
+		}
+		if p := e.GetProblem(); p != nil {
+			if spec.Found != nil {
+				spec.Found(problemFromWire(p))
+			}
+			continue
+		}
+		r = scrubFromWire(e.GetProgress())
+		if spec.Progress != nil {
+			spec.Progress(r)
+		}
+	}
+}
+
 // CreateVolume makes a volume.
 func (c *Client) CreateVolume(ctx context.Context, pool string, s engine.VolumeSpec) (engine.VolumeInfo, error) {
 	m, err := c.engine.CreateVolume(ctx, &pb.CreateVolumeRequest{

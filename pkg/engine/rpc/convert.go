@@ -117,6 +117,37 @@ func checkFromWire(r *pb.CheckReport) engine.CheckReport {
 	}
 }
 
+func scrubToWire(r engine.ScrubReport) *pb.ScrubReport {
+	return &pb.ScrubReport{Total: r.Total, Verified: r.Verified, Unverified: r.Unverified, Damaged: r.Damaged, Problems: r.Problems}
+}
+
+func scrubFromWire(r *pb.ScrubReport) engine.ScrubReport {
+	return engine.ScrubReport{
+		Total: r.GetTotal(), Verified: r.GetVerified(), Unverified: r.GetUnverified(), Damaged: r.GetDamaged(), Problems: r.GetProblems(),
+	}
+}
+
+func problemToWire(p engine.ScrubProblem) *pb.ScrubProblem {
+	m := &pb.ScrubProblem{
+		Pool: p.Pool, Volumes: p.Volumes, Offset: p.Offset, Length: p.Length, Member: p.Member, File: p.File, FileOffset: p.FileOffset, Reason: p.Reason,
+	}
+	for _, s := range p.Snapshots {
+		m.Snapshots = append(m.Snapshots, &pb.ScrubSnapshot{Name: s.Name, Volume: s.Volume})
+	}
+	return m
+}
+
+func problemFromWire(m *pb.ScrubProblem) engine.ScrubProblem {
+	p := engine.ScrubProblem{
+		Pool: m.GetPool(), Volumes: m.GetVolumes(), Offset: m.GetOffset(), Length: m.GetLength(), Member: m.GetMember(), File: m.GetFile(),
+		FileOffset: m.GetFileOffset(), Reason: m.GetReason(),
+	}
+	for _, s := range m.GetSnapshots() {
+		p.Snapshots = append(p.Snapshots, engine.ScrubSnapshot{Name: s.GetName(), Volume: s.GetVolume()})
+	}
+	return p
+}
+
 func metadataToWire(c metafs.Counts) *pb.PoolMetadata {
 	return &pb.PoolMetadata{
 		LogPayload: c.LogPayload, LogPadding: c.LogPadding, LogPrewrite: c.LogPrewrite, LogWrites: c.LogWrites,

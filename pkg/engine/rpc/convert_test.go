@@ -46,6 +46,9 @@ func fill(t *testing.T, v reflect.Value, n *int64) {
 			fill(t, f.Elem(), n)
 		case reflect.Struct:
 			fill(t, f, n)
+		case reflect.Slice:
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+			fill(t, f.Index(0), n)
 		default:
 			t.Fatalf("%s: %s is of a kind the wire does not know", v.Type(), v.Type().Field(i).Name)
 		}
@@ -77,6 +80,8 @@ func TestEveryFieldCrosses(t *testing.T) {
 	roundTrip[engine.VolumeInfo](t, volumeToWire, volumeFromWire)
 	roundTrip[engine.SnapshotInfo](t, snapshotToWire, snapshotFromWire)
 	roundTrip[engine.CheckReport](t, checkToWire, checkFromWire)
+	roundTrip[engine.ScrubReport](t, scrubToWire, scrubFromWire)
+	roundTrip[engine.ScrubProblem](t, problemToWire, problemFromWire)
 	roundTrip[metafs.Counts](t, metadataToWire, metadataFromWire)
 	roundTrip[host.Attachment](t, attachmentToWire, attachmentFromWire)
 }

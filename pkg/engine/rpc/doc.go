@@ -3,7 +3,7 @@
 //
 // Contract: for every exported sentinel error S of package engine, errors.Is(err, S) says the same at the client as at the server, and the text
 // arrives whole. A call ends at its context's deadline; one that came without a deadline ends after DefaultTimeout (LongTimeout for making, opening
-// and checking a pool). What a call that ended so was doing may still have happened: ask for the object.
+// and checking a pool, ScrubTimeout for scrubbing it). What a call that ended so was doing may still have happened: ask for the object.
 //
 // Limits: a message has at most MaxMessage bytes, names and labels the engine's limits. The socket's mode is 0600: whoever can open it can do
 // everything.

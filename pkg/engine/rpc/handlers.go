@@ -82,6 +82,35 @@ func (s *Server) CheckPool(ctx context.Context, r *pb.CheckPoolRequest) (*pb.Che
 	return answer(c, err, checkToWire)
 }
 
+// ScrubPool implements the call.
+func (s *Server) ScrubPool(r *pb.ScrubPoolRequest, stream grpc.ServerStreamingServer[pb.ScrubEvent]) error {
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	// It may take days: a server that ends does not wait for it.
+	defer context.AfterFunc(s.ending, func() { cancel(host.ErrStopping) })()
+	send := func(e *pb.ScrubEvent) {
+		if err := stream.Send(e); err != nil {
+			cancel(err)
+		}
+	}
+	progress := func(r engine.ScrubReport) {
+		send(&pb.ScrubEvent{Event: &pb.ScrubEvent_Progress{Progress: scrubToWire(r)}})
+	}
+	report, err := s.host.Scrub(ctx, r.Name, engine.ScrubSpec{
+		Rate: r.Rate, Progress: progress,
+		Found: func(p engine.ScrubProblem) {
+			send(&pb.ScrubEvent{Event: &pb.ScrubEvent_Problem{Problem: problemToWire(p)}})
+		},
+	})
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err == nil {
+		progress(report)
+	}
+	return err
+}
+
 // CreateVolume implements the call.
 func (s *Server) CreateVolume(ctx context.Context, r *pb.CreateVolumeRequest) (*pb.Volume, error) {
 	v, err := s.host.CreateVolume(ctx, r.Pool, engine.VolumeSpec{

@@ -168,6 +168,17 @@ func TestEveryCall(t *testing.T) {
 	if r := must(c.Check(ctx, "p"))(t); r.Volumes != 1 || r.Layers != 2 || len(r.Problems) != 0 {
 		t.Errorf("check %+v", r)
 	}
+	e.engine.Damage = []engine.ScrubProblem{{Pool: "p", Snapshots: []engine.ScrubSnapshot{{Name: "s", Volume: "v"}}, Offset: 4096, Length: 8192}}
+	var found []engine.ScrubProblem
+	told := 0
+	sr := must(c.Scrub(ctx, "p", engine.ScrubSpec{
+		Progress: func(engine.ScrubReport) { told++ },
+		Found:    func(p engine.ScrubProblem) { found = append(found, p) },
+	}))(t)
+	if sr.Problems != 1 || sr.Damaged != 8192 || told != 2 || len(found) != 1 || found[0].Snapshots[0].Name != "s" || found[0].Offset != 4096 {
+		t.Errorf("scrub %+v %+v, told %d times", sr, found, told)
+	}
+	e.engine.Damage = nil
 	e.engine.Disk("/pools/p").Wrote("v", 8)
 	if m := must(c.Metadata(ctx, "p"))(t); m.LogPayload != 60 || m.LogWrites != 1 {
 		t.Errorf("metadata %+v", m)

@@ -15,10 +15,11 @@ import (
 
 // Limits of the protocol.
 const (
-	MaxMessage     = 4 << 20         // bytes of one message, either way
-	DefaultTimeout = 2 * time.Minute // for calls that came without a deadline
-	LongTimeout    = 2 * time.Hour   // the same, for making, opening, closing and checking a pool
-	maxCalls       = 1024            // under way at once on one connection
+	MaxMessage     = 4 << 20             // bytes of one message, either way
+	DefaultTimeout = 2 * time.Minute     // for calls that came without a deadline
+	LongTimeout    = 2 * time.Hour       // the same, for making, opening, closing and checking a pool
+	ScrubTimeout   = 30 * 24 * time.Hour // the same, for a scrub
+	maxCalls       = 1024                // under way at once on one connection
 )
 
 // Host is what the server puts on the wire; package host has it.
@@ -31,6 +32,7 @@ type Host interface {
 	ClosePool(ctx context.Context, name string) error
 	Metadata(ctx context.Context, pool string) (metafs.Counts, error)
 	Check(ctx context.Context, pool string) (engine.CheckReport, error)
+	Scrub(ctx context.Context, pool string, spec engine.ScrubSpec) (engine.ScrubReport, error)
 
 	CreateVolume(ctx context.Context, pool string, spec engine.VolumeSpec) (engine.VolumeInfo, error)
 	Volume(ctx context.Context, pool, name string) (engine.VolumeInfo, error)
@@ -61,11 +63,14 @@ type Server struct {
 	host    Host
 	version string
 	grpc    *grpc.Server
+	ending  context.Context // until Stop
+	end     context.CancelFunc
 }
 
 // NewServer makes a server; version is what it says of itself.
 func NewServer(h Host, version string) *Server {
 	s := &Server{host: h, version: version}
+	s.ending, s.end = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
@@ -80,8 +85,9 @@ func NewServer(h Host, version string) *Server {
 // Serve answers until Stop, which makes it return nil.
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
 
-// Stop takes no new calls and waits for those under way; when ctx ends first, it cuts them off.
+// Stop takes no new calls, ends scrubs and waits for other calls under way; when ctx ends first, it cuts them off.
 func (s *Server) Stop(ctx context.Context) {
+	s.end()
 	done := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
@@ -101,6 +107,7 @@ var timeouts = map[string]time.Duration{
 	pb.Engine_OpenPool_FullMethodName:   LongTimeout,
 	pb.Engine_ClosePool_FullMethodName:  LongTimeout,
 	pb.Engine_CheckPool_FullMethodName:  LongTimeout,
+	pb.Engine_ScrubPool_FullMethodName:  ScrubTimeout,
 }
 
 func bounded(ctx context.Context, method string) (context.Context, context.CancelFunc) {

@@ -31,6 +31,8 @@ type Engine struct {
 	Fail func(op, name string) error
 	// Report, when set, is what Check answers.
 	Report *engine.CheckReport
+	// Damage is what Scrub finds.
+	Damage []engine.ScrubProblem
 	// Block, when set, is called at the start of every operation that takes a context, without a lock held.
 	Block func(ctx context.Context, op, name string)
 }
@@ -190,6 +192,24 @@ func (p *Pool) Check(ctx context.Context) (engine.CheckReport, error) {
 	}
 	n := len(p.volumes)
 	return engine.CheckReport{Volumes: n, Layers: n + len(p.snapshots)}, nil
+}
+
+// Scrub finds what Engine.Damage says in 1 GiB.
+func (p *Pool) Scrub(ctx context.Context, spec engine.ScrubSpec) (engine.ScrubReport, error) {
+	unlock, err := p.begin(ctx, "Scrub", p.info.Name)
+	unlock()
+	if err != nil {
+		return engine.ScrubReport{}, err
+	}
+	r := engine.ScrubReport{Total: 1 << 30}
+	spec.Progress(r)
+	for _, d := range p.e.Damage {
+		r.Problems++
+		r.Damaged += d.Length
+		spec.Found(d)
+	}
+	r.Verified = r.Total - r.Damaged
+	return r, nil
 }
 
 // MetadataCounts follows what Wrote has done: 30 bytes of log and 50 of tables for each new block.

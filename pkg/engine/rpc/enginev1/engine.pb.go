@@ -898,6 +898,383 @@ func (x *CheckPoolRequest) GetName() string {
 	return ""
 }
 
+type ScrubPoolRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Bytes a second to read at most; 0: as fast as it goes.
+	Rate          int64 `protobuf:"varint,2,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubPoolRequest) Reset() {
+	*x = ScrubPoolRequest{}
+	mi := &file_engine_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubPoolRequest) ProtoMessage() {}
+
+func (x *ScrubPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubPoolRequest.ProtoReflect.Descriptor instead.
+func (*ScrubPoolRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ScrubPoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ScrubPoolRequest) GetRate() int64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+type ScrubEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*ScrubEvent_Progress
+	//	*ScrubEvent_Problem
+	Event         isScrubEvent_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubEvent) Reset() {
+	*x = ScrubEvent{}
+	mi := &file_engine_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubEvent) ProtoMessage() {}
+
+func (x *ScrubEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubEvent.ProtoReflect.Descriptor instead.
+func (*ScrubEvent) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ScrubEvent) GetEvent() isScrubEvent_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ScrubEvent) GetProgress() *ScrubReport {
+	if x != nil {
+		if x, ok := x.Event.(*ScrubEvent_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *ScrubEvent) GetProblem() *ScrubProblem {
+	if x != nil {
+		if x, ok := x.Event.(*ScrubEvent_Problem); ok {
+			return x.Problem
+		}
+	}
+	return nil
+}
+
+type isScrubEvent_Event interface {
+	isScrubEvent_Event()
+}
+
+type ScrubEvent_Progress struct {
+	Progress *ScrubReport `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type ScrubEvent_Problem struct {
+	Problem *ScrubProblem `protobuf:"bytes,2,opt,name=problem,proto3,oneof"`
+}
+
+func (*ScrubEvent_Progress) isScrubEvent_Event() {}
+
+func (*ScrubEvent_Problem) isScrubEvent_Event() {}
+
+// ScrubReport is in bytes but for problems.
+type ScrubReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Total         int64                  `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	Verified      int64                  `protobuf:"varint,2,opt,name=verified,proto3" json:"verified,omitempty"`
+	Unverified    int64                  `protobuf:"varint,3,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	Damaged       int64                  `protobuf:"varint,4,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	Problems      int64                  `protobuf:"varint,5,opt,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubReport) Reset() {
+	*x = ScrubReport{}
+	mi := &file_engine_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubReport) ProtoMessage() {}
+
+func (x *ScrubReport) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
+func (*ScrubReport) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ScrubReport) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetVerified() int64 {
+	if x != nil {
+		return x.Verified
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetUnverified() int64 {
+	if x != nil {
+		return x.Unverified
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetDamaged() int64 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetProblems() int64 {
+	if x != nil {
+		return x.Problems
+	}
+	return 0
+}
+
+// ScrubProblem is a stretch of frozen blocks that are not what was written.
+type ScrubProblem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Those that show some of it.
+	Snapshots []*ScrubSnapshot `protobuf:"bytes,2,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	Volumes   []string         `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// In the volume, in bytes.
+	Offset int64 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length int64 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	// Where it lies.
+	Member        string `protobuf:"bytes,6,opt,name=member,proto3" json:"member,omitempty"`
+	File          string `protobuf:"bytes,7,opt,name=file,proto3" json:"file,omitempty"`
+	FileOffset    int64  `protobuf:"varint,8,opt,name=file_offset,json=fileOffset,proto3" json:"file_offset,omitempty"`
+	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubProblem) Reset() {
+	*x = ScrubProblem{}
+	mi := &file_engine_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubProblem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubProblem) ProtoMessage() {}
+
+func (x *ScrubProblem) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubProblem.ProtoReflect.Descriptor instead.
+func (*ScrubProblem) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ScrubProblem) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ScrubProblem) GetSnapshots() []*ScrubSnapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *ScrubProblem) GetVolumes() []string {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *ScrubProblem) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ScrubProblem) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *ScrubProblem) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *ScrubProblem) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *ScrubProblem) GetFileOffset() int64 {
+	if x != nil {
+		return x.FileOffset
+	}
+	return 0
+}
+
+func (x *ScrubProblem) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ScrubSnapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The one it was taken of.
+	Volume        string `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubSnapshot) Reset() {
+	*x = ScrubSnapshot{}
+	mi := &file_engine_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubSnapshot) ProtoMessage() {}
+
+func (x *ScrubSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubSnapshot.ProtoReflect.Descriptor instead.
+func (*ScrubSnapshot) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ScrubSnapshot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ScrubSnapshot) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
 type Volume struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -920,7 +1297,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1309,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1322,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{14}
+	return file_engine_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Volume) GetName() string {
@@ -1059,7 +1436,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1448,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1461,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{15}
+	return file_engine_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Counters) GetReads() uint64 {
@@ -1185,7 +1562,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1574,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1587,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{16}
+	return file_engine_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateVolumeRequest) GetPool() string {
@@ -1264,7 +1641,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1653,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1666,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{17}
+	return file_engine_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListVolumesRequest) GetPool() string {
@@ -1309,7 +1686,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1698,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1711,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{18}
+	return file_engine_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetVolumeRequest) GetPool() string {
@@ -1362,7 +1739,7 @@ type GrowVolumeRequest struct {
 
 func (x *GrowVolumeRequest) Reset() {
 	*x = GrowVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1751,7 @@ func (x *GrowVolumeRequest) String() string {
 func (*GrowVolumeRequest) ProtoMessage() {}
 
 func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1764,7 @@ func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GrowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{19}
+	return file_engine_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GrowVolumeRequest) GetPool() string {
@@ -1421,7 +1798,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1810,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1823,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{20}
+	return file_engine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteVolumeRequest) GetPool() string {
@@ -1471,7 +1848,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1860,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1873,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{21}
+	return file_engine_proto_rawDescGZIP(), []int{26}
 }
 
 type SetVolumeLabelsRequest struct {
@@ -1510,7 +1887,7 @@ type SetVolumeLabelsRequest struct {
 
 func (x *SetVolumeLabelsRequest) Reset() {
 	*x = SetVolumeLabelsRequest{}
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1899,7 @@ func (x *SetVolumeLabelsRequest) String() string {
 func (*SetVolumeLabelsRequest) ProtoMessage() {}
 
 func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1912,7 @@ func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLabelsRequest.ProtoReflect.Descriptor instead.
 func (*SetVolumeLabelsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{22}
+	return file_engine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetVolumeLabelsRequest) GetPool() string {
@@ -1570,7 +1947,7 @@ type RollbackVolumeRequest struct {
 
 func (x *RollbackVolumeRequest) Reset() {
 	*x = RollbackVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1959,7 @@ func (x *RollbackVolumeRequest) String() string {
 func (*RollbackVolumeRequest) ProtoMessage() {}
 
 func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1972,7 @@ func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RollbackVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{23}
+	return file_engine_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RollbackVolumeRequest) GetPool() string {
@@ -1633,7 +2010,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +2022,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +2035,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{24}
+	return file_engine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Attachment) GetPool() string {
@@ -1707,7 +2084,7 @@ type AttachVolumeRequest struct {
 
 func (x *AttachVolumeRequest) Reset() {
 	*x = AttachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +2096,7 @@ func (x *AttachVolumeRequest) String() string {
 func (*AttachVolumeRequest) ProtoMessage() {}
 
 func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +2109,7 @@ func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AttachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{25}
+	return file_engine_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AttachVolumeRequest) GetPool() string {
@@ -1766,7 +2143,7 @@ type DetachVolumeRequest struct {
 
 func (x *DetachVolumeRequest) Reset() {
 	*x = DetachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +2155,7 @@ func (x *DetachVolumeRequest) String() string {
 func (*DetachVolumeRequest) ProtoMessage() {}
 
 func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +2168,7 @@ func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DetachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{26}
+	return file_engine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DetachVolumeRequest) GetPool() string {
@@ -1816,7 +2193,7 @@ type DetachVolumeResponse struct {
 
 func (x *DetachVolumeResponse) Reset() {
 	*x = DetachVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2205,7 @@ func (x *DetachVolumeResponse) String() string {
 func (*DetachVolumeResponse) ProtoMessage() {}
 
 func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2218,7 @@ func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DetachVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{27}
+	return file_engine_proto_rawDescGZIP(), []int{32}
 }
 
 type ListAttachmentsRequest struct {
@@ -1854,7 +2231,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2243,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2256,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{28}
+	return file_engine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListAttachmentsRequest) GetPool() string {
@@ -1907,7 +2284,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2296,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2309,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{29}
+	return file_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Snapshot) GetName() string {
@@ -2010,7 +2387,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2399,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2412,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateSnapshotRequest) GetPool() string {
@@ -2077,7 +2454,7 @@ type CreateSnapshotGroupRequest struct {
 
 func (x *CreateSnapshotGroupRequest) Reset() {
 	*x = CreateSnapshotGroupRequest{}
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2466,7 @@ func (x *CreateSnapshotGroupRequest) String() string {
 func (*CreateSnapshotGroupRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2479,7 @@ func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateSnapshotGroupRequest) GetPool() string {
@@ -2137,7 +2514,7 @@ type SnapshotOfGroup struct {
 
 func (x *SnapshotOfGroup) Reset() {
 	*x = SnapshotOfGroup{}
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2526,7 @@ func (x *SnapshotOfGroup) String() string {
 func (*SnapshotOfGroup) ProtoMessage() {}
 
 func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2539,7 @@ func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOfGroup.ProtoReflect.Descriptor instead.
 func (*SnapshotOfGroup) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SnapshotOfGroup) GetName() string {
@@ -2196,7 +2573,7 @@ type CreateSnapshotGroupResponse struct {
 
 func (x *CreateSnapshotGroupResponse) Reset() {
 	*x = CreateSnapshotGroupResponse{}
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2585,7 @@ func (x *CreateSnapshotGroupResponse) String() string {
 func (*CreateSnapshotGroupResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2598,7 @@ func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateSnapshotGroupResponse) GetSnapshots() []*Snapshot {
@@ -2242,7 +2619,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2631,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2644,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListSnapshotsRequest) GetPool() string {
@@ -2296,7 +2673,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2685,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2698,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetSnapshotRequest) GetPool() string {
@@ -2355,7 +2732,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2744,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2757,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -2415,7 +2792,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +2804,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2817,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListRangesRequest) GetPool() string {
@@ -2501,7 +2878,7 @@ type RangesPage struct {
 
 func (x *RangesPage) Reset() {
 	*x = RangesPage{}
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2890,7 @@ func (x *RangesPage) String() string {
 func (*RangesPage) ProtoMessage() {}
 
 func (x *RangesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2903,7 @@ func (x *RangesPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesPage.ProtoReflect.Descriptor instead.
 func (*RangesPage) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RangesPage) GetSize() int64 {
@@ -2567,7 +2944,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2956,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2969,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -2617,7 +2994,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +3006,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +3019,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_proto_rawDescGZIP(), []int{45}
 }
 
 type CheckReport struct {
@@ -2661,7 +3038,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +3050,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +3063,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -2808,7 +3185,37 @@ const file_engine_proto_rawDesc = "" +
 	"\bmanifest\x18\a \x01(\x04R\bmanifest\x12\x14\n" +
 	"\x05other\x18\b \x01(\x04R\x05other\"&\n" +
 	"\x10CheckPoolRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xeb\x03\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\":\n" +
+	"\x10ScrubPoolRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04rate\x18\x02 \x01(\x03R\x04rate\"\x8c\x01\n" +
+	"\n" +
+	"ScrubEvent\x12:\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1c.rowan.engine.v1.ScrubReportH\x00R\bprogress\x129\n" +
+	"\aproblem\x18\x02 \x01(\v2\x1d.rowan.engine.v1.ScrubProblemH\x00R\aproblemB\a\n" +
+	"\x05event\"\x95\x01\n" +
+	"\vScrubReport\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\x03R\x05total\x12\x1a\n" +
+	"\bverified\x18\x02 \x01(\x03R\bverified\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\x03 \x01(\x03R\n" +
+	"unverified\x12\x18\n" +
+	"\adamaged\x18\x04 \x01(\x03R\adamaged\x12\x1a\n" +
+	"\bproblems\x18\x05 \x01(\x03R\bproblems\"\x8f\x02\n" +
+	"\fScrubProblem\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12<\n" +
+	"\tsnapshots\x18\x02 \x03(\v2\x1e.rowan.engine.v1.ScrubSnapshotR\tsnapshots\x12\x18\n" +
+	"\avolumes\x18\x03 \x03(\tR\avolumes\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06length\x18\x05 \x01(\x03R\x06length\x12\x16\n" +
+	"\x06member\x18\x06 \x01(\tR\x06member\x12\x12\n" +
+	"\x04file\x18\a \x01(\tR\x04file\x12\x1f\n" +
+	"\vfile_offset\x18\b \x01(\x03R\n" +
+	"fileOffset\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\";\n" +
+	"\rScrubSnapshot\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\"\xeb\x03\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2970,7 +3377,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x04runs\x18\x04 \x01(\x03R\x04runs\x12\x16\n" +
 	"\x06blocks\x18\x05 \x01(\x03R\x06blocks\x12\x16\n" +
 	"\x06hidden\x18\x06 \x01(\x03R\x06hidden\x12\x1c\n" +
-	"\tchecksums\x18\a \x01(\x03R\tchecksums2\x9c\x10\n" +
+	"\tchecksums\x18\a \x01(\x03R\tchecksums2\xeb\x10\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
@@ -2982,6 +3389,7 @@ const file_engine_proto_rawDesc = "" +
 	"\tClosePool\x12!.rowan.engine.v1.ClosePoolRequest\x1a\".rowan.engine.v1.ClosePoolResponse\x12Y\n" +
 	"\x0fGetPoolMetadata\x12'.rowan.engine.v1.GetPoolMetadataRequest\x1a\x1d.rowan.engine.v1.PoolMetadata\x12L\n" +
 	"\tCheckPool\x12!.rowan.engine.v1.CheckPoolRequest\x1a\x1c.rowan.engine.v1.CheckReport\x12M\n" +
+	"\tScrubPool\x12!.rowan.engine.v1.ScrubPoolRequest\x1a\x1b.rowan.engine.v1.ScrubEvent0\x01\x12M\n" +
 	"\fCreateVolume\x12$.rowan.engine.v1.CreateVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12M\n" +
 	"\vListVolumes\x12#.rowan.engine.v1.ListVolumesRequest\x1a\x17.rowan.engine.v1.Volume0\x01\x12G\n" +
 	"\tGetVolume\x12!.rowan.engine.v1.GetVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12I\n" +
@@ -3013,7 +3421,7 @@ func file_engine_proto_rawDescGZIP() []byte {
 	return file_engine_proto_rawDescData
 }
 
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_engine_proto_goTypes = []any{
 	(*ErrorDetail)(nil),                 // 0: rowan.engine.v1.ErrorDetail
 	(*VersionRequest)(nil),              // 1: rowan.engine.v1.VersionRequest
@@ -3029,110 +3437,120 @@ var file_engine_proto_goTypes = []any{
 	(*GetPoolMetadataRequest)(nil),      // 11: rowan.engine.v1.GetPoolMetadataRequest
 	(*PoolMetadata)(nil),                // 12: rowan.engine.v1.PoolMetadata
 	(*CheckPoolRequest)(nil),            // 13: rowan.engine.v1.CheckPoolRequest
-	(*Volume)(nil),                      // 14: rowan.engine.v1.Volume
-	(*Counters)(nil),                    // 15: rowan.engine.v1.Counters
-	(*CreateVolumeRequest)(nil),         // 16: rowan.engine.v1.CreateVolumeRequest
-	(*ListVolumesRequest)(nil),          // 17: rowan.engine.v1.ListVolumesRequest
-	(*GetVolumeRequest)(nil),            // 18: rowan.engine.v1.GetVolumeRequest
-	(*GrowVolumeRequest)(nil),           // 19: rowan.engine.v1.GrowVolumeRequest
-	(*DeleteVolumeRequest)(nil),         // 20: rowan.engine.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),        // 21: rowan.engine.v1.DeleteVolumeResponse
-	(*SetVolumeLabelsRequest)(nil),      // 22: rowan.engine.v1.SetVolumeLabelsRequest
-	(*RollbackVolumeRequest)(nil),       // 23: rowan.engine.v1.RollbackVolumeRequest
-	(*Attachment)(nil),                  // 24: rowan.engine.v1.Attachment
-	(*AttachVolumeRequest)(nil),         // 25: rowan.engine.v1.AttachVolumeRequest
-	(*DetachVolumeRequest)(nil),         // 26: rowan.engine.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil),        // 27: rowan.engine.v1.DetachVolumeResponse
-	(*ListAttachmentsRequest)(nil),      // 28: rowan.engine.v1.ListAttachmentsRequest
-	(*Snapshot)(nil),                    // 29: rowan.engine.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),       // 30: rowan.engine.v1.CreateSnapshotRequest
-	(*CreateSnapshotGroupRequest)(nil),  // 31: rowan.engine.v1.CreateSnapshotGroupRequest
-	(*SnapshotOfGroup)(nil),             // 32: rowan.engine.v1.SnapshotOfGroup
-	(*CreateSnapshotGroupResponse)(nil), // 33: rowan.engine.v1.CreateSnapshotGroupResponse
-	(*ListSnapshotsRequest)(nil),        // 34: rowan.engine.v1.ListSnapshotsRequest
-	(*GetSnapshotRequest)(nil),          // 35: rowan.engine.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),         // 36: rowan.engine.v1.GetSnapshotResponse
-	(*ListRangesRequest)(nil),           // 37: rowan.engine.v1.ListRangesRequest
-	(*RangesPage)(nil),                  // 38: rowan.engine.v1.RangesPage
-	(*DeleteSnapshotRequest)(nil),       // 39: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 40: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),                 // 41: rowan.engine.v1.CheckReport
-	nil,                                 // 42: rowan.engine.v1.Volume.LabelsEntry
-	nil,                                 // 43: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                                 // 44: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                                 // 45: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                                 // 46: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	nil,                                 // 47: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),       // 48: google.protobuf.Timestamp
+	(*ScrubPoolRequest)(nil),            // 14: rowan.engine.v1.ScrubPoolRequest
+	(*ScrubEvent)(nil),                  // 15: rowan.engine.v1.ScrubEvent
+	(*ScrubReport)(nil),                 // 16: rowan.engine.v1.ScrubReport
+	(*ScrubProblem)(nil),                // 17: rowan.engine.v1.ScrubProblem
+	(*ScrubSnapshot)(nil),               // 18: rowan.engine.v1.ScrubSnapshot
+	(*Volume)(nil),                      // 19: rowan.engine.v1.Volume
+	(*Counters)(nil),                    // 20: rowan.engine.v1.Counters
+	(*CreateVolumeRequest)(nil),         // 21: rowan.engine.v1.CreateVolumeRequest
+	(*ListVolumesRequest)(nil),          // 22: rowan.engine.v1.ListVolumesRequest
+	(*GetVolumeRequest)(nil),            // 23: rowan.engine.v1.GetVolumeRequest
+	(*GrowVolumeRequest)(nil),           // 24: rowan.engine.v1.GrowVolumeRequest
+	(*DeleteVolumeRequest)(nil),         // 25: rowan.engine.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),        // 26: rowan.engine.v1.DeleteVolumeResponse
+	(*SetVolumeLabelsRequest)(nil),      // 27: rowan.engine.v1.SetVolumeLabelsRequest
+	(*RollbackVolumeRequest)(nil),       // 28: rowan.engine.v1.RollbackVolumeRequest
+	(*Attachment)(nil),                  // 29: rowan.engine.v1.Attachment
+	(*AttachVolumeRequest)(nil),         // 30: rowan.engine.v1.AttachVolumeRequest
+	(*DetachVolumeRequest)(nil),         // 31: rowan.engine.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),        // 32: rowan.engine.v1.DetachVolumeResponse
+	(*ListAttachmentsRequest)(nil),      // 33: rowan.engine.v1.ListAttachmentsRequest
+	(*Snapshot)(nil),                    // 34: rowan.engine.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),       // 35: rowan.engine.v1.CreateSnapshotRequest
+	(*CreateSnapshotGroupRequest)(nil),  // 36: rowan.engine.v1.CreateSnapshotGroupRequest
+	(*SnapshotOfGroup)(nil),             // 37: rowan.engine.v1.SnapshotOfGroup
+	(*CreateSnapshotGroupResponse)(nil), // 38: rowan.engine.v1.CreateSnapshotGroupResponse
+	(*ListSnapshotsRequest)(nil),        // 39: rowan.engine.v1.ListSnapshotsRequest
+	(*GetSnapshotRequest)(nil),          // 40: rowan.engine.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),         // 41: rowan.engine.v1.GetSnapshotResponse
+	(*ListRangesRequest)(nil),           // 42: rowan.engine.v1.ListRangesRequest
+	(*RangesPage)(nil),                  // 43: rowan.engine.v1.RangesPage
+	(*DeleteSnapshotRequest)(nil),       // 44: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 45: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),                 // 46: rowan.engine.v1.CheckReport
+	nil,                                 // 47: rowan.engine.v1.Volume.LabelsEntry
+	nil,                                 // 48: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                                 // 49: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                                 // 50: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                                 // 51: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	nil,                                 // 52: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),       // 53: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
-	48, // 0: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	42, // 1: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
-	15, // 2: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
-	43, // 3: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	44, // 4: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	48, // 5: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	45, // 6: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	46, // 7: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	32, // 8: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
-	47, // 9: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	29, // 10: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
-	29, // 11: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
-	1,  // 12: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
-	4,  // 13: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
-	5,  // 14: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
-	6,  // 15: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
-	7,  // 16: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
-	8,  // 17: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
-	9,  // 18: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
-	11, // 19: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
-	13, // 20: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
-	16, // 21: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
-	17, // 22: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
-	18, // 23: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
-	19, // 24: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
-	20, // 25: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
-	22, // 26: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
-	23, // 27: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
-	25, // 28: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
-	26, // 29: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
-	28, // 30: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
-	30, // 31: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
-	31, // 32: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
-	34, // 33: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
-	35, // 34: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	37, // 35: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
-	39, // 36: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	2,  // 37: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	3,  // 38: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	3,  // 39: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	3,  // 40: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	3,  // 41: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	3,  // 42: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
-	10, // 43: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	12, // 44: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
-	41, // 45: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	14, // 46: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	14, // 47: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	14, // 48: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	14, // 49: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	21, // 50: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	14, // 51: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	14, // 52: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	24, // 53: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	27, // 54: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	24, // 55: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	29, // 56: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	33, // 57: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
-	29, // 58: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	36, // 59: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	38, // 60: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
-	40, // 61: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	37, // [37:62] is the sub-list for method output_type
-	12, // [12:37] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	16, // 0: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
+	17, // 1: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
+	18, // 2: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
+	53, // 3: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	47, // 4: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	20, // 5: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
+	48, // 6: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	49, // 7: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	53, // 8: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	50, // 9: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	51, // 10: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	37, // 11: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
+	52, // 12: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	34, // 13: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
+	34, // 14: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
+	1,  // 15: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
+	4,  // 16: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
+	5,  // 17: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
+	6,  // 18: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
+	7,  // 19: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
+	8,  // 20: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
+	9,  // 21: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
+	11, // 22: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
+	13, // 23: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
+	14, // 24: rowan.engine.v1.Engine.ScrubPool:input_type -> rowan.engine.v1.ScrubPoolRequest
+	21, // 25: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
+	22, // 26: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
+	23, // 27: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
+	24, // 28: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
+	25, // 29: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
+	27, // 30: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
+	28, // 31: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
+	30, // 32: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
+	31, // 33: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
+	33, // 34: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
+	35, // 35: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
+	36, // 36: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
+	39, // 37: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
+	40, // 38: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
+	42, // 39: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
+	44, // 40: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	2,  // 41: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	3,  // 42: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	3,  // 43: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	3,  // 44: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	3,  // 45: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	3,  // 46: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
+	10, // 47: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	12, // 48: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	46, // 49: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	15, // 50: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
+	19, // 51: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	19, // 52: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	19, // 53: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	19, // 54: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	26, // 55: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	19, // 56: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	19, // 57: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	29, // 58: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	32, // 59: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	29, // 60: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	34, // 61: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	38, // 62: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
+	34, // 63: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	41, // 64: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	43, // 65: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
+	45, // 66: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	41, // [41:67] is the sub-list for method output_type
+	15, // [15:41] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_engine_proto_init() }
@@ -3140,13 +3558,17 @@ func file_engine_proto_init() {
 	if File_engine_proto != nil {
 		return
 	}
+	file_engine_proto_msgTypes[15].OneofWrappers = []any{
+		(*ScrubEvent_Progress)(nil),
+		(*ScrubEvent_Problem)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

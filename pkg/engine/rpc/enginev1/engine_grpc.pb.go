@@ -32,6 +32,7 @@ const (
 	Engine_ClosePool_FullMethodName           = "/rowan.engine.v1.Engine/ClosePool"
 	Engine_GetPoolMetadata_FullMethodName     = "/rowan.engine.v1.Engine/GetPoolMetadata"
 	Engine_CheckPool_FullMethodName           = "/rowan.engine.v1.Engine/CheckPool"
+	Engine_ScrubPool_FullMethodName           = "/rowan.engine.v1.Engine/ScrubPool"
 	Engine_CreateVolume_FullMethodName        = "/rowan.engine.v1.Engine/CreateVolume"
 	Engine_ListVolumes_FullMethodName         = "/rowan.engine.v1.Engine/ListVolumes"
 	Engine_GetVolume_FullMethodName           = "/rowan.engine.v1.Engine/GetVolume"
@@ -69,6 +70,9 @@ type EngineClient interface {
 	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
 	GetPoolMetadata(ctx context.Context, in *GetPoolMetadataRequest, opts ...grpc.CallOption) (*PoolMetadata, error)
 	CheckPool(ctx context.Context, in *CheckPoolRequest, opts ...grpc.CallOption) (*CheckReport, error)
+	// ScrubPool reads every frozen block that has a checksum and compares. It tells how far it is from time to time, and of every problem; the last
+	// progress is how it ended.
+	ScrubPool(ctx context.Context, in *ScrubPoolRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubEvent], error)
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	ListVolumes(ctx context.Context, in *ListVolumesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Volume], error)
 	GetVolume(ctx context.Context, in *GetVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
@@ -200,6 +204,25 @@ func (c *engineClient) CheckPool(ctx context.Context, in *CheckPoolRequest, opts
 	return out, nil
 }
 
+func (c *engineClient) ScrubPool(ctx context.Context, in *ScrubPoolRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubEvent], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[1], Engine_ScrubPool_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ScrubPoolRequest, ScrubEvent]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Engine_ScrubPoolClient = grpc.ServerStreamingClient[ScrubEvent]
+
 func (c *engineClient) CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*Volume, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Volume)
@@ -212,7 +235,7 @@ func (c *engineClient) CreateVolume(ctx context.Context, in *CreateVolumeRequest
 
 func (c *engineClient) ListVolumes(ctx context.Context, in *ListVolumesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Volume], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[1], Engine_ListVolumes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[2], Engine_ListVolumes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -301,7 +324,7 @@ func (c *engineClient) DetachVolume(ctx context.Context, in *DetachVolumeRequest
 
 func (c *engineClient) ListAttachments(ctx context.Context, in *ListAttachmentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Attachment], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[2], Engine_ListAttachments_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[3], Engine_ListAttachments_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -340,7 +363,7 @@ func (c *engineClient) CreateSnapshotGroup(ctx context.Context, in *CreateSnapsh
 
 func (c *engineClient) ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Snapshot], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[3], Engine_ListSnapshots_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[4], Engine_ListSnapshots_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -406,6 +429,9 @@ type EngineServer interface {
 	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
 	GetPoolMetadata(context.Context, *GetPoolMetadataRequest) (*PoolMetadata, error)
 	CheckPool(context.Context, *CheckPoolRequest) (*CheckReport, error)
+	// ScrubPool reads every frozen block that has a checksum and compares. It tells how far it is from time to time, and of every problem; the last
+	// progress is how it ended.
+	ScrubPool(*ScrubPoolRequest, grpc.ServerStreamingServer[ScrubEvent]) error
 	CreateVolume(context.Context, *CreateVolumeRequest) (*Volume, error)
 	ListVolumes(*ListVolumesRequest, grpc.ServerStreamingServer[Volume]) error
 	GetVolume(context.Context, *GetVolumeRequest) (*Volume, error)
@@ -464,6 +490,9 @@ func (UnimplementedEngineServer) GetPoolMetadata(context.Context, *GetPoolMetada
 }
 func (UnimplementedEngineServer) CheckPool(context.Context, *CheckPoolRequest) (*CheckReport, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckPool not implemented")
+}
+func (UnimplementedEngineServer) ScrubPool(*ScrubPoolRequest, grpc.ServerStreamingServer[ScrubEvent]) error {
+	return status.Error(codes.Unimplemented, "method ScrubPool not implemented")
 }
 func (UnimplementedEngineServer) CreateVolume(context.Context, *CreateVolumeRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateVolume not implemented")
@@ -688,6 +717,17 @@ func _Engine_CheckPool_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Engine_ScrubPool_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ScrubPoolRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(EngineServer).ScrubPool(m, &grpc.GenericServerStream[ScrubPoolRequest, ScrubEvent]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Engine_ScrubPoolServer = grpc.ServerStreamingServer[ScrubEvent]
 
 func _Engine_CreateVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateVolumeRequest)
@@ -1052,6 +1092,11 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ListPools",
 			Handler:       _Engine_ListPools_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ScrubPool",
+			Handler:       _Engine_ScrubPool_Handler,
 			ServerStreams: true,
 		},
 		{
