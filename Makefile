@@ -80,6 +80,11 @@ model-test: ## Compare the engine with the reference model over 2000 (SEEDS=n) r
 	@hack/setup.sh test
 	$(GO) test -count=1 -v -timeout 12h -run 'TestModel' ./pkg/engine -args -rapid.checks $(SEEDS) $(if $(SEED),-rapid.seed $(SEED))
 
+.PHONY: io-error-test
+io-error-test: ## Fail every call site of the engine's files with every error, at several of its calls
+	@hack/setup.sh test
+	$(GO) test -count=1 -v -timeout 12h -run 'TestIOErrors' ./pkg/engine -args -ioerror.all
+
 .PHONY: bench
 bench: build ## Measure the engine on this machine; fails below the bars (BENCHFLAGS="--only first --dir /mnt/fast")
 	@hack/setup.sh bench

@@ -39,7 +39,7 @@ func CheckOffline(ctx context.Context, path string, o Options) (r OfflineReport,
 	go func() { done <- r.check(ctx, db, p.chunkLimit()) }()
 	select {
 	case err = <-done:
-		err = errors.Join(err, db.Close())
+		err = errors.Join(err, closeMetadata(dead, db.Close))
 		p.meta.Close()
 	case <-dead: // who is inside the store stays there, and r is theirs
 		return OfflineReport{Pool: p.name()}, p.failure()

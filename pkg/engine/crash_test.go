@@ -68,7 +68,7 @@ func mustRecord(t *testing.T, seed uint64) *recording {
 	o.RingDir = ringFolder(t)
 	r, err := record(seed, o)
 	if err != nil {
-		t.Fatalf("seed %d, the run itself: %v", seed, err)
+		t.Fatalf("seed %d, the run itself: %v\n%s", seed, err, save(t, r, cut{at: len(r.Tape.Steps)}))
 	}
 	return r
 }

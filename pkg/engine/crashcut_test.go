@@ -208,7 +208,7 @@ func (st *state) verifyVolume(p *testPool, name string, v guestVolume) error {
 	if _, err := dev.ReadAt(all, 0); err != nil {
 		return err
 	}
-	err = fmt.Errorf("volume %s is there and should not be", name)
+	err = fmt.Errorf("%w: volume %s is there and should not be", errWrong, name)
 	for _, id := range []int{v.now, v.next} {
 		if id == 0 {
 			continue
@@ -264,7 +264,7 @@ func (tp *testPool) checkSnapshot(name string, c *incarnation, s guestSnapshot) 
 	}
 	for i, want := range s.stamps {
 		if got, ok := stampOf(all[i*sectorSize : (i+1)*sectorSize]); !ok || got != want {
-			return fmt.Errorf("snapshot %s has changed: block %d sector %d shows %v (whole: %v), was %v", name, i/sectorsPerBlock, i%sectorsPerBlock, got, ok, want)
+			return fmt.Errorf("%w: snapshot %s has changed: block %d sector %d shows %v (whole: %v), was %v", errWrong, name, i/sectorsPerBlock, i%sectorsPerBlock, got, ok, want)
 		}
 	}
 	if s.stamps == nil {

@@ -98,6 +98,7 @@ func (c *incarnation) again(dev *Volume, b int) error {
 		newStamp(c.id, b*sectorsPerBlock+i, uint32(len(block.ops))).fill(data[i*sectorSize:][:sectorSize])
 	}
 	if _, err := dev.WriteAt(data, int64(b)*BlockSize); err != nil {
+		block.failed = append(slices.Clip(block.failed), uint32(len(block.ops)))
 		return err
 	}
 	block.acked = uint32(len(block.ops))

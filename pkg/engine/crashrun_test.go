@@ -62,7 +62,7 @@ func record(seed uint64, o Options) (*recording, error) {
 }
 
 func (g *guests) run(o Options) (err error) {
-	pool, err := smallPool(o)
+	pool, err := smallPool(o, "/pool")
 	if err != nil {
 		return err
 	}
@@ -91,16 +91,20 @@ func (g *guests) run(o Options) (err error) {
 }
 
 // smallPool makes a pool below the size that CreatePool allows: so little, when it has grown, that blocks change hands all the time.
-func smallPool(o Options) (*Pool, error) {
+func smallPool(o Options, dir string) (*Pool, error) {
 	o = o.withDefaults()
 	m, err := member.Create(o.fs, member.Spec{
-		PoolName: "p", PoolID: format.NewUUID(), MemberID: format.NewUUID(), Directory: "/pool", Size: SizeUnit,
+		PoolName: "p", PoolID: format.NewUUID(), MemberID: format.NewUUID(), Directory: dir, Size: SizeUnit,
 		Created: time.Now(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return openOn(m, o, true)
+	p, err := openOn(m, o, true)
+	if err != nil {
+		return nil, errors.Join(err, m.Destroy())
+	}
+	return p, nil
 }
 
 // nextLife lets the process die, which the tape does not show, and another open the pool.
@@ -244,10 +248,11 @@ func (g *guests) change(s *slot, m mark, discard bool) error {
 	default:
 		_, err = s.dev.WriteAt(data, off)
 	}
-	if err == nil {
-		m.Kind = markAck
-		g.note(m)
+	m.Kind = markAck
+	if err != nil {
+		m.Kind = markFailed
 	}
+	g.note(m)
 	return err
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -64,6 +65,7 @@ type touch struct {
 type guestBlock struct {
 	ops            []touch
 	acked, flushed uint32
+	failed         []uint32 // operations that were answered with an error: they may have happened, whatever came after them
 }
 
 // incarnation is the content of a volume from its creation, or from a rollback, on.
@@ -90,7 +92,7 @@ func (c *incarnation) allows(sector int, s stamp, lo, hi uint32) bool {
 		if s == want {
 			return true
 		}
-		if n <= lo {
+		if n <= lo && !slices.Contains(c.blocks[sector/sectorsPerBlock].failed, n) {
 			return false
 		}
 	}
@@ -114,6 +116,9 @@ func (c *incarnation) bounds() (b bounds) {
 	return b
 }
 
+// errWrong: what is shown is not what may be there. Any other error is the engine's own word.
+var errWrong = errors.New("wrong content")
+
 // check verifies the bytes that a volume shows from a sector on.
 func (c *incarnation) check(from int, bytes []byte, lo, hi []uint32) error {
 	for i := range len(bytes) / sectorSize {
@@ -121,8 +126,8 @@ func (c *incarnation) check(from int, bytes []byte, lo, hi []uint32) error {
 		s, ok := stampOf(bytes[i*sectorSize : (i+1)*sectorSize])
 		block := sector / sectorsPerBlock
 		if !ok || !c.allows(sector, s, lo[block], hi[block]) {
-			return fmt.Errorf("%s (incarnation %d) block %d sector %d shows %v (whole: %v), wanted operations %d to %d of %v over %v", c.volume, c.id, block,
-				sector%sectorsPerBlock, s, ok, lo[block], hi[block], c.blocks[block].ops[:hi[block]], c.baseAt(sector))
+			return fmt.Errorf("%w: %s (incarnation %d) block %d sector %d shows %v (whole: %v), wanted operations %d to %d of %v over %v", errWrong, c.volume, c.id,
+				block, sector%sectorsPerBlock, s, ok, lo[block], hi[block], c.blocks[block].ops[:hi[block]], c.baseAt(sector))
 		}
 	}
 	return nil
@@ -164,6 +169,7 @@ const (
 	markServes
 	markBegin // of a write, discard or write of zeroes
 	markAck
+	markFailed // the same, answered with an error
 	markFlush
 	markFlushed
 	markChange // of a volume: made, rolled back, deleted (Inc 0)
@@ -206,6 +212,11 @@ func (w *world) apply(m mark) {
 		for b := m.From / sectorsPerBlock; b*sectorsPerBlock < m.To; b++ {
 			block := &w.inc(m.Inc).blocks[b]
 			block.acked = uint32(len(block.ops))
+		}
+	case markFailed:
+		for b := m.From / sectorsPerBlock; b*sectorsPerBlock < m.To; b++ {
+			block := &w.inc(m.Inc).blocks[b]
+			block.failed = append(block.failed, uint32(len(block.ops)))
 		}
 	case markFlush:
 		for _, c := range w.incs {

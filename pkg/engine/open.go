@@ -118,7 +118,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	if err != nil {
 		return nil, err
 	}
-	closeDB := db.Close
+	closeDB := func() error { return closeMetadata(dead, db.Close) }
 	undo = append(undo, func() error { p.meta.Close(); return nil })
 	undo = append(undo, func() error { return closeDB() })
 	rec, err := readPoolRecord(db, fresh)
@@ -201,6 +201,7 @@ func (p *Pool) openPebble(fresh bool) (*pebble.DB, <-chan struct{}, error) {
 	dir := p.member.MetaDir()
 	go func() {
 		db, err := pebble.Open(dir, o)
+		p.meta.Opened()
 		result <- opened{db, err}
 	}()
 	select {
@@ -389,7 +390,9 @@ func (p *Pool) replay(entries []ring.Entry) error {
 		return nil
 	}
 	if err := p.flushMember(mutateReplayFlush); err != nil {
-		return fmt.Errorf("flush member before replay: %w", err)
+		// Final, as any other: the next opening's flush would vouch for what this one has lost.
+		p.fail(fmt.Errorf("flush member before replay: %w", err))
+		return p.failure()
 	}
 	type key struct {
 		l    *layer

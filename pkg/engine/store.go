@@ -83,24 +83,29 @@ func newStore(db *pebble.DB, rec format.Pool, segments []alloc.Segment, fail fun
 	return s
 }
 
-// close waits for the jobs under way and closes Pebble. No commit may be started after it. A dead Pebble is left as it is: closing it would wait for
-// those who stay inside, and might write. It may die while it is closed, and is left then.
+// close waits for the jobs under way and closes Pebble. No commit may be started after it.
 func (s *store) close() error {
+	return closeMetadata(s.dead, func() error {
+		close(s.jobs)
+		s.wg.Wait()
+		return s.db.Close()
+	})
+}
+
+// closeMetadata runs what ends with Pebble's Close. A dead Pebble is left as it is: closing it would wait for those who stay inside, and might write. It
+// may die while it is closed, and is left then.
+func closeMetadata(dead <-chan struct{}, end func() error) error {
 	select {
-	case <-s.dead:
+	case <-dead:
 		return nil
 	default:
 	}
 	closed := make(chan error, 1)
-	go func() {
-		close(s.jobs)
-		s.wg.Wait()
-		closed <- s.db.Close()
-	}()
+	go func() { closed <- end() }()
 	select {
 	case err := <-closed:
 		return err
-	case <-s.dead:
+	case <-dead:
 		return errDead
 	}
 }

@@ -13,6 +13,7 @@ type Rule struct {
 	Times int    // fails so many, then no more; 0: all
 	Err   error
 	Late  bool // do the call and then report Err, as a flush does that lost something on its way
+	Short bool // of a read or write, do the first half, in sectors, and then report Err
 	// When, if set, is asked after the above matched; it may also wait, to hold a call up, or look at what is there at that moment. With Err nil the
 	// call is then done.
 	When func(Call) bool
@@ -62,7 +63,10 @@ func (f *FaultFS) around(c Call, do func() error) error {
 		}
 		return do()
 	}
-	if r.Late {
+	if r.Short && c.part != nil {
+		*c.part = c.Len / 2 / sectorSize * sectorSize
+	}
+	if r.Late || r.Short {
 		if err := do(); err != nil {
 			return err
 		}

@@ -34,6 +34,8 @@ type Call struct {
 	To       string // of OpRename
 	Flags    OpenFlags
 	Off, Len int64 // of reads, writes, OpAllocate, OpPunch; Off: the new size of OpTruncate
+
+	part *int64 // of reads and writes: do so many bytes only
 }
 
 // hooked runs every call of an FS through around, which calls do at most once.
@@ -109,8 +111,9 @@ type hookedFile struct {
 }
 
 func (f hookedFile) bytes(op Op, p []byte, off int64, call func([]byte, int64) (int, error)) (n int, err error) {
-	err = f.h.around(Call{Op: op, Name: f.Name(), Off: off, Len: int64(len(p))}, func() (err error) {
-		n, err = call(p, off)
+	part := int64(len(p))
+	err = f.h.around(Call{Op: op, Name: f.Name(), Off: off, Len: int64(len(p)), part: &part}, func() (err error) {
+		n, err = call(p[:part], off)
 		return err
 	})
 	return n, err

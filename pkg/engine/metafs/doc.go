@@ -19,5 +19,6 @@
 // Pebble answers an error of a log or of a folder's sync with a panic, some of them on goroutines of its own. So such an error never reaches it: Config's
 // OnFatal is told, and the goroutine parks for ever, as it does in Fatalf. The pool's owner marks it failed, answers whoever waits, and leaves the DB
 // alone: neither SyncWait nor Close of it return any more. Errors of other files are returned, and Pebble retries (tables) or calls Fatalf (manifest).
+// The exception is pebble.Open once it has written a table (opening.go): no error reaches it from there on. Call Opened when it has returned.
 // ENOSPC is different: OnNoSpace may free some space, and the call is tried again.
 package metafs

@@ -45,7 +45,7 @@ func (f *file) Read(p []byte) (int, error) {
 	if n > 0 && err == io.EOF {
 		err = nil
 	}
-	return n, err
+	return n, f.fs.opening.met(f.fs, "read", err)
 }
 
 func (f *file) Write(p []byte) (int, error) {
@@ -62,15 +62,19 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 		return err
 	})
 	f.count.Add(uint64(done))
-	return done, err
+	return done, f.fs.opening.met(f.fs, "write", err)
 }
 
-func (f *file) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
-func (f *file) Sync() error                             { return f.fs.retry(f.f.Sync) }
-func (f *file) SyncData() error                         { return f.Sync() }
-func (f *file) Close() error                            { return f.f.Close() }
-func (f *file) Fd() uintptr                             { return f.f.Fd() }
-func (f *file) Stat() (vfs.FileInfo, error)             { return f.fs.Stat(f.f.Name()) }
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.f.ReadAt(p, off)
+	return n, f.fs.opening.met(f.fs, "read", err)
+}
+
+func (f *file) Sync() error                 { return f.fs.opening.met(f.fs, "sync", f.fs.retry(f.f.Sync)) }
+func (f *file) SyncData() error             { return f.Sync() }
+func (f *file) Close() error                { return f.fs.opening.met(f.fs, "close", f.f.Close()) }
+func (f *file) Fd() uintptr                 { return f.f.Fd() }
+func (f *file) Stat() (vfs.FileInfo, error) { return f.fs.Stat(f.f.Name()) }
 
 // Preallocate does nothing: the extents would be unwritten, and the size is journalled with the sync all the same.
 func (f *file) Preallocate(off, length int64) error { return nil }

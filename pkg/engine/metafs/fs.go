@@ -34,6 +34,8 @@ type FS struct {
 	stats Stats
 	spare spare
 	room  room
+
+	opening opening
 }
 
 var _ vfs.FS = (*FS)(nil)
@@ -120,8 +122,9 @@ func (fs *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, err
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, fs.opening.met(fs, "create", err)
 	}
+	fs.opening.made(name)
 	return &file{fs: fs, f: f, count: fs.counter(name, category)}, nil
 }
 
@@ -141,7 +144,7 @@ func (fs *FS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCateg
 func (fs *FS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	f, err := fs.fsys.Open(name, 0)
 	if err != nil {
-		return nil, err
+		return nil, fs.opening.met(fs, "open", err)
 	}
 	file := &file{fs: fs, f: f, count: &fs.stats.Other}
 	for _, opt := range opts {
@@ -154,7 +157,7 @@ func (fs *FS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 func (fs *FS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
 	f, err := fs.fsys.Open(name, fsys.Create|fsys.Write)
 	if err != nil {
-		return nil, err
+		return nil, fs.opening.met(fs, "open", err)
 	}
 	file := &file{fs: fs, f: f, count: fs.counter(name, category)}
 	for _, opt := range opts {
@@ -194,11 +197,13 @@ func (fs *FS) Link(oldname, newname string) error {
 
 // Rename implements vfs.FS.
 func (fs *FS) Rename(oldname, newname string) error {
-	return fs.retry(func() error { return fs.fsys.Rename(oldname, newname) })
+	return fs.opening.met(fs, "rename", fs.retry(func() error { return fs.fsys.Rename(oldname, newname) }))
 }
 
 // MkdirAll implements vfs.FS. The engine's folders are its own, whatever perm says.
-func (fs *FS) MkdirAll(name string, _ os.FileMode) error { return fs.fsys.MkdirAll(name) }
+func (fs *FS) MkdirAll(name string, _ os.FileMode) error {
+	return fs.opening.met(fs, "make folder", fs.fsys.MkdirAll(name))
+}
 
 // Remove implements vfs.FS.
 func (fs *FS) Remove(name string) error { return fs.fsys.Remove(name) }
@@ -207,7 +212,10 @@ func (fs *FS) Remove(name string) error { return fs.fsys.Remove(name) }
 func (fs *FS) RemoveAll(name string) error { return fs.fsys.RemoveAll(name) }
 
 // List implements vfs.FS.
-func (fs *FS) List(name string) ([]string, error) { return fs.fsys.ReadDir(name) }
+func (fs *FS) List(name string) ([]string, error) {
+	names, err := fs.fsys.ReadDir(name)
+	return names, fs.opening.met(fs, "list", err)
+}
 
 // Stat implements vfs.FS.
 func (fs *FS) Stat(name string) (vfs.FileInfo, error) {
