@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -51,12 +52,7 @@ func readLayerPage(r pebble.Reader, g *lineage, page uint32) (lp layerPage, err 
 }
 
 // visible flattens the layer's own runs.
-func (lp *layerPage) visible() (list []runs.Entry) {
-	for _, e := range lp.own {
-		list = runs.Fill(list, e)
-	}
-	return list
-}
+func (lp *layerPage) visible() []runs.Entry { return runs.Flatten(lp.own) }
 
 // apply puts changes over a flattened list and leaves zero runs only where something below would show through.
 func (lp *layerPage) apply(list, changes []runs.Entry) []runs.Entry {
@@ -90,19 +86,14 @@ type rewriteResult struct {
 // touched pages, the bitmaps and the counts. It is how anything but a plain first write changes a page: discards, writes over zero runs, joins, frees,
 // and what the ring replays.
 func (b *batch) rewrite(g *lineage, page uint32, lp *layerPage, want []runs.Entry) (res rewriteResult, err error) {
-	was, will := setOf(lp.own), setOf(want)
-	for _, e := range lp.own {
-		if _, ok := will[e]; !ok {
-			b.removeRun(g.family, page, e.Gen(), e.Off())
-		}
+	removed, added := changed(lp.own, want)
+	for _, e := range removed {
+		b.removeRun(g.family, page, e.Gen(), e.Off())
 	}
-	had, has := gensOf(lp.own), gensOf(want)
-	for _, e := range want {
-		if _, ok := was[e]; ok {
-			continue
-		}
+	for _, e := range added {
 		b.putRun(g.family, page, e.Gen(), e.Off(), format.Run{Len: e.Len(), Zero: e.IsZero(), Place: e.Place()})
 	}
+	had, has := gensOf(lp.own), gensOf(want)
 	for gen := range has {
 		if _, ok := had[gen]; !ok {
 			if err := b.touch(g.layer, gen, page); err != nil {
@@ -115,7 +106,7 @@ func (b *batch) rewrite(g *lineage, page uint32, lp *layerPage, want []runs.Entr
 			b.untouch(g.layer, gen, page)
 		}
 	}
-	res.taken, res.freed = difference(want, lp.own), difference(lp.own, want)
+	res.taken, res.freed = difference(added, removed), difference(removed, added)
 	for _, x := range res.freed {
 		if err := b.setBits(x.Place, x.N, false); err != nil {
 			return res, err
@@ -128,31 +119,40 @@ func (b *batch) rewrite(g *lineage, page uint32, lp *layerPage, want []runs.Entr
 		}
 		b.use(g.layer, int64(x.N), 0)
 	}
-	res.mapped = int64(runs.Mapped(lp.flatten(want)) - runs.Mapped(lp.flatten(lp.visible())))
+	res.mapped = int64(runs.MappedOver(want, lp.below) - runs.MappedOver(lp.visible(), lp.below))
 	return res, nil
 }
 
-// flatten shows a list over what lies below it.
-func (lp *layerPage) flatten(list []runs.Entry) []runs.Entry {
-	out := slices.Clone(list)
-	for _, e := range lp.below {
-		out = runs.Fill(out, e)
+// changed returns the runs that only one of two lists has. The first may overlap in itself and has any order; the second is flattened.
+func changed(own, want []runs.Entry) (removed, added []runs.Entry) {
+	var at [runs.Blocks]int // in want, by offset; 1 is the first
+	for i, e := range want {
+		at[e.Off()] = i + 1
 	}
-	return out
-}
-
-func setOf(list []runs.Entry) map[runs.Entry]struct{} {
-	m := make(map[runs.Entry]struct{}, len(list))
-	for _, e := range list {
-		m[e] = struct{}{}
+	kept := make([]bool, len(want))
+	for _, e := range own {
+		if i := at[e.Off()] - 1; i >= 0 && want[i] == e {
+			kept[i] = true
+		} else {
+			removed = append(removed, e)
+		}
 	}
-	return m
+	for i, e := range want {
+		if !kept[i] {
+			added = append(added, e)
+		}
+	}
+	return removed, added
 }
 
 func gensOf(list []runs.Entry) map[uint64]struct{} {
 	m := map[uint64]struct{}{}
+	last := uint64(0)
 	for _, e := range list {
-		m[e.Gen()] = struct{}{}
+		if e.Gen() != last {
+			last = e.Gen()
+			m[last] = struct{}{}
+		}
 	}
 	return m
 }
@@ -165,7 +165,7 @@ func difference(a, b []runs.Entry) (out []extent) {
 				x = append(x, extent{Place: e.Place(), N: e.Len()})
 			}
 		}
-		slices.SortFunc(x, func(p, q extent) int { return int(int64(p.Place) - int64(q.Place)) })
+		slices.SortFunc(x, func(p, q extent) int { return cmp.Compare(p.Place, q.Place) })
 		return x
 	}
 	taken := places(b)

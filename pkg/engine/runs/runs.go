@@ -3,7 +3,10 @@
 // A page has Blocks blocks; an entry never crosses it. Lists are plain slices, sorted by offset; the functions here keep them so. Nothing here locks.
 package runs
 
-import "fmt"
+import (
+	"fmt"
+	"math/bits"
+)
 
 const (
 	// Blocks is the number of blocks in a page.
@@ -218,6 +221,59 @@ func Fill(list []Entry, e Entry) []Entry {
 	return list
 }
 
+// Flatten is Fill for a whole list, the newest entries first, which may overlap: what a reader sees of them, sorted and joined.
+func Flatten(newestFirst []Entry) []Entry {
+	var covered [Blocks / 64]uint64
+	var starts [Blocks / 64]uint64
+	var at [Blocks]Entry // by offset
+	pieces := 0
+	for _, e := range newestFirst {
+		for off := e.Off(); off < e.End(); {
+			from := next(&covered, off, e.End(), false)
+			to := next(&covered, from, e.End(), true)
+			if from < to {
+				set(&covered, from, to)
+				starts[from/64] |= 1 << (from % 64)
+				at[from] = e.Sub(from, to)
+				pieces++
+			}
+			off = to
+		}
+	}
+	list := make([]Entry, 0, pieces)
+	for off := next(&starts, 0, Blocks, true); off < Blocks; off = next(&starts, off+1, Blocks, true) {
+		if n := len(list); n > 0 && follows(list[n-1], at[off]) {
+			list[n-1] = join(list[n-1], at[off])
+		} else {
+			list = append(list, at[off])
+		}
+	}
+	return list
+}
+
+// next returns the first bit in [from, end) that is set, or not set, or end.
+func next(bitmap *[Blocks / 64]uint64, from, end int, want bool) int {
+	for from < end {
+		word := bitmap[from/64]
+		if !want {
+			word = ^word
+		}
+		if word >>= from % 64; word != 0 {
+			return min(from+bits.TrailingZeros64(word), end)
+		}
+		from = (from/64 + 1) * 64
+	}
+	return end
+}
+
+func set(bitmap *[Blocks / 64]uint64, from, end int) {
+	for from < end {
+		n := min(64-from%64, end-from)
+		bitmap[from/64] |= ^uint64(0) >> (64 - n) << (from % 64)
+		from += n
+	}
+}
+
 // Slice appends to out the parts of list within [off, end).
 func Slice(out, list []Entry, off, end int) []Entry {
 	for i := search(list, off); i < len(list) && list[i].Off() < end; i++ {
@@ -245,6 +301,21 @@ func Mapped(list []Entry) (n int) {
 	for _, e := range list {
 		if !e.IsZero() {
 			n += e.Len()
+		}
+	}
+	return n
+}
+
+// MappedOver is Mapped of a list with another below it: blocks that have a place in the list, or are not in it and have one below.
+func MappedOver(list, below []Entry) (n int) {
+	n = Mapped(list)
+	for _, b := range below {
+		if b.IsZero() {
+			continue
+		}
+		n += b.Len()
+		for i := search(list, b.Off()); i < len(list) && list[i].Off() < b.End(); i++ {
+			n -= min(list[i].End(), b.End()) - max(list[i].Off(), b.Off())
 		}
 	}
 	return n

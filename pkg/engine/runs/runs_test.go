@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -95,6 +96,34 @@ func checkSlice(t *rapid.T, m *model, list []Entry) {
 	}
 }
 
+// Flatten is Fill, entry by entry, and MappedOver what Fill would map.
+func TestFlattenIsFill(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(label string) (list, filled []Entry) {
+			list = rapid.SliceOfN(rapid.Custom(drawEntry), 0, 40).Draw(t, label)
+			for i, e := range list {
+				if shift := rapid.SampledFrom([]int{0, 30, Blocks - 64}).Draw(t, "shift"); !e.IsZero() {
+					list[i] = Data(e.Off()+shift, e.Len(), e.Place(), e.Gen())
+				}
+				filled = Fill(filled, list[i])
+			}
+			return list, filled
+		}
+		list, filled := draw("list")
+		if got := Flatten(list); !slices.Equal(got, filled) {
+			t.Fatalf("flattened: %v, filled: %v", got, filled)
+		}
+		_, below := draw("below")
+		both := slices.Clone(filled)
+		for _, e := range below {
+			both = Fill(both, e)
+		}
+		if got, want := MappedOver(filled, below), Mapped(both); got != want {
+			t.Fatalf("%d blocks are mapped, want %d", got, want)
+		}
+	})
+}
+
 func TestEntryFields(t *testing.T) {
 	e := Data(1023, 1, MaxPlace, MaxGen).Replacing()
 	if e.Off() != 1023 || e.Len() != 1 || e.Place() != MaxPlace || e.Gen() != MaxGen || e.IsZero() || !e.Replaces() || e.Plain().Replaces() {
@@ -111,5 +140,17 @@ func BenchmarkInsertSequential(b *testing.B) {
 		for i := range Blocks {
 			list = Insert(list, Data(i, 1, uint64(i), 1))
 		}
+	}
+}
+
+func BenchmarkFlatten(b *testing.B) {
+	var list []Entry
+	for gen := range uint64(100) {
+		for i := range Blocks / 64 {
+			list = append(list, Data((i*64+int(gen)*7)%Blocks, 1, uint64(i), 100-gen))
+		}
+	}
+	for b.Loop() {
+		Flatten(list)
 	}
 }
