@@ -15,6 +15,14 @@ import (
 // gatesShut is the longest a cut keeps writers out; then it gives up, retryable.
 const gatesShut = time.Second
 
+// cutPending is how many pending runs a cut commits with the gates shut, cutCareful how many pages that must be read and rewritten; where there are more,
+// a round goes before. A thousand runs take about half a millisecond to compose, a page of a thousand runs about a third, a round several times the
+// disk's latency.
+const (
+	cutPending = 1024
+	cutCareful = 8
+)
+
 // cutVolume is one volume's part of a cut.
 type cutVolume struct {
 	v      *volume
@@ -35,7 +43,7 @@ type cutVolume struct {
 // before that gate was shut; whatever was acknowledged before it was sent had entered earlier, whichever its volume, and so before its own gate was
 // shut.
 func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume), durable func()) error {
-	if p.pages.pending.Load() > 4*p.preparing.many {
+	if p.pages.pending.Load() > cutPending || p.pages.careful() > cutCareful {
 		if err := p.flush(); err != nil {
 			return err
 		}

@@ -39,6 +39,7 @@ type pages struct {
 	mu        sync.Mutex
 	abandoned []extent     // blocks whose run was replaced while it was current
 	pending   atomic.Int64 // runs published since the last seal
+	replacing atomic.Int64 // those of them that replace runs of their own layer
 }
 
 type pageShard struct {
@@ -229,6 +230,9 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 	v.entry.mapped.Add(mapped)
 	v.entry.written.Store(true)
 	for _, e := range entries {
+		if e.Replaces() {
+			p.replacing.Add(1)
+		}
 		var buf [16]runs.Entry
 		for _, old := range runs.Slice(buf[:0], pp.list, e.Off(), e.End()) {
 			if !old.IsZero() {
@@ -269,6 +273,7 @@ func (p *pages) sealAll() sealedRuns {
 		s.mu.Unlock()
 	}
 	p.pending.Store(0)
+	p.replacing.Store(0)
 	return out
 }
 
@@ -307,6 +312,21 @@ func (s *pageShard) settle(k mapcache.Key, pp *pendingPage, rewritten bool) {
 		s.cache.Put(k, list)
 	}
 	delete(s.sealed, k)
+}
+
+// careful counts the pages whose pending runs cannot be put beside what is there.
+func (p *pages) careful() (n int) {
+	for i := range p.shards {
+		s := &p.shards[i]
+		s.mu.Lock()
+		for _, pp := range s.current {
+			if !plain(pp, pp.v.mapping.lineage.Load()) {
+				n++
+			}
+		}
+		s.mu.Unlock()
+	}
+	return n
 }
 
 // pendingIn tells whether the mapping has pending runs in a page.

@@ -24,6 +24,8 @@ const (
 	// pendingMany is how many pending runs start a round by themselves: a snapshot commits what is pending, and should find little. Under load rounds
 	// then follow one another without a pause, which cost no throughput when measured.
 	pendingMany = 64
+	// replacingMany is the same for runs whose pages must be read and rewritten, at up to half a millisecond each.
+	replacingMany = 16
 )
 
 // preparer keeps chunks ready for the allocator, and gives wholly free ones back to the file system. space.go does the work.
@@ -93,7 +95,7 @@ func (r *preparer) wake(p *Pool, prefer alloc.Kind) {
 	if p.alloc.Ready(alloc.Reserved) < r.spare {
 		r.kick()
 	}
-	if p.pages.pending.Load() > r.many {
+	if p.pages.pending.Load() > r.many || p.pages.replacing.Load() > replacingMany {
 		select {
 		case r.manyPending <- struct{}{}:
 		default:

@@ -46,7 +46,8 @@ func (v *Volume) overwriteScattered(list []runs.Entry, at int, b []byte) error {
 
 // writeScattered is writeAll for many places. It works on a copy, so that a write to one place allocates nothing.
 func (w *partWrite) writeScattered() error {
-	c := &partWrite{v: w.v, g: w.g, page: w.page, at: w.at, b: w.b, list: slices.Clone(w.list), news: slices.Clone(w.news)}
+	c := new(*w)
+	c.list, c.news = slices.Clone(w.list), slices.Clone(w.news)
 	var owned []runs.Entry
 	for _, e := range c.list { // the whole list is what writeNew merges with
 		if c.owns(e) {

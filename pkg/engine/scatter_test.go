@@ -74,7 +74,7 @@ func TestScatteredWrites(t *testing.T) {
 	p.check()
 	broken := errors.New("one bad place")
 	disk.Add(fsys.Rule{Op: fsys.OpWrite, Glob: "*.seg", After: 20, Times: 1, Err: broken})
-	if err := write(5, 0, 1<<20); !errors.Is(err, broken) {
+	if err := write(5, 512, 1<<20); !errors.Is(err, broken) {
 		t.Fatalf("a write to a bad place: %v", err)
 	}
 	disk.Clear()

@@ -77,7 +77,7 @@ func (v *Volume) writePart(a *admission, page uint32, at int, b []byte) error {
 			return err
 		}
 		// In this order: what is marked after the lookup is not moved while this pin lasts.
-		if ownsAll(g, list, first, end) && (v.pool.breaks(mutateMoveMark) || !v.pool.marks.has(k, first, end)) {
+		if ownsAll(g, list, first, end) && !scattered(g, list, first, end) && (v.pool.breaks(mutateMoveMark) || !v.pool.marks.has(k, first, end)) {
 			return v.overwrite(list, at, b)
 		}
 	}
@@ -89,7 +89,30 @@ func (v *Volume) writePart(a *admission, page uint32, at int, b []byte) error {
 		return err
 	}
 	w := partWrite{v: v, g: g, page: page, at: at, b: b, list: list}
+	w.gathers = at%BlockSize == 0 && len(b)%BlockSize == 0 && scattered(g, list, first, end)
 	return w.run(first, end)
+}
+
+// scatteredRun: a large write over blocks of the head that lie in pieces of so many blocks on average, or less, gathers them.
+const scatteredRun = 8
+
+// scattered tells that a large write would go to many places, were it done in place.
+func scattered(g *lineage, list []runs.Entry, first, end int) bool {
+	if end-first < largeWrite {
+		return false
+	}
+	pieces, blocks := owned(g, list)
+	return pieces > 1 && pieces*scatteredRun >= blocks
+}
+
+// owned counts the pieces, and their blocks, that the head owns.
+func owned(g *lineage, list []runs.Entry) (pieces, blocks int) {
+	for _, e := range list {
+		if !e.IsZero() && g.owns(e.Gen()) {
+			pieces, blocks = pieces+1, blocks+e.Len()
+		}
+	}
+	return pieces, blocks
 }
 
 func ownsAll(g *lineage, list []runs.Entry, first, end int) bool {
@@ -124,12 +147,24 @@ type partWrite struct {
 	b    []byte
 	list []runs.Entry // what the volume has there now
 	news []runs.Entry // new runs
+	// gathers: the head's own blocks get new places as well, in one piece with the rest, for they are scattered: one request to the device instead of
+	// hundreds, and reads in order from then on. Whole blocks only. The old places are freed as those under a discard are: held before the batch that
+	// removes their runs, released when it is durable and older pins have ended. So a write in place that looked the old place up before, and ends
+	// after, hurts nobody: it and this one were under way together, and either may have been the first.
+	gathers bool
 }
 
 // run keeps "a run enters the map, the pending set and the ring only after its data write returned, and before the acknowledgement": blocks and ring
 // slots first, so that nothing is waited for later; then the data; then publish.
 func (w *partWrite) run(first, end int) error {
-	if err := w.allocate(first, end); err != nil {
+	err := w.allocate(first, end)
+	if w.gathers && !w.worthGathering(err) {
+		// What the head owns can always be overwritten in place.
+		w.undo()
+		w.gathers, w.news = false, nil
+		err = w.allocate(first, end)
+	}
+	if err != nil {
 		return err
 	}
 	p := w.v.pool
@@ -163,6 +198,12 @@ func (w *partWrite) publish() error {
 	return nil
 }
 
+// worthGathering tells whether the new places are better than the old ones: free space may be in pieces as well, or all gone.
+func (w *partWrite) worthGathering(err error) bool {
+	pieces, _ := owned(w.g, w.list)
+	return err == nil && len(w.news) <= pieces/2
+}
+
 // largeWrite is from how many blocks on a write takes reserved ones: it does not wait for zeroes to be written before it, and loses little to the
 // unwritten extents under them. docs/benchmarks.md has the measurement.
 const largeWrite = 256 << 10 / BlockSize
@@ -193,7 +234,7 @@ func (w *partWrite) allocate(first, end int) error {
 	for i, pos := range at {
 		for stop := pos + want[i]; pos < stop; got = got[1:] {
 			e := runs.Data(pos, got[0].N, got[0].Place, w.g.top)
-			if w.hidesOwnZero(pos, pos+got[0].N) {
+			if w.hidesOwn(pos, pos+got[0].N) {
 				e = e.Replacing()
 			}
 			w.news = append(w.news, e)
@@ -207,7 +248,7 @@ func (w *partWrite) allocate(first, end int) error {
 // stretch returns the end of the blocks from pos on that are alike: owned by the head, or not.
 func (w *partWrite) stretch(pos, end int) (stop int, owned bool) {
 	for _, e := range w.list {
-		if e.End() <= pos || e.IsZero() || !w.g.owns(e.Gen()) {
+		if e.End() <= pos || !w.owns(e) {
 			continue
 		}
 		if e.Off() <= pos {
@@ -218,10 +259,9 @@ func (w *partWrite) stretch(pos, end int) (stop int, owned bool) {
 	return end, false
 }
 
-func (w *partWrite) hidesOwnZero(off, end int) bool {
-	return slices.ContainsFunc(w.list, func(e runs.Entry) bool {
-		return e.IsZero() && w.g.owns(e.Gen()) && e.Off() < end && off < e.End()
-	})
+// hidesOwn: the head has something there already, a zero run or what is gathered.
+func (w *partWrite) hidesOwn(off, end int) bool {
+	return slices.ContainsFunc(w.list, func(e runs.Entry) bool { return w.g.owns(e.Gen()) && e.Off() < end && off < e.End() })
 }
 
 func (w *partWrite) undo() {
@@ -256,7 +296,8 @@ func (w *partWrite) writeAll() error {
 	return nil
 }
 
-func (w *partWrite) owns(e runs.Entry) bool { return !e.IsZero() && w.g.owns(e.Gen()) }
+// owns tells whether an entry is overwritten in place.
+func (w *partWrite) owns(e runs.Entry) bool { return !w.gathers && !e.IsZero() && w.g.owns(e.Gen()) }
 
 // writeOld writes in place what the head owns of an entry of the list.
 func (w *partWrite) writeOld(e runs.Entry) error {
