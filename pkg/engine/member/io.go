@@ -92,8 +92,15 @@ func (m *Member) each(p []byte, block uint64, off int, do func(s *segment, p []b
 	return nil
 }
 
-// request runs one read or write, through a buffer of its own where the kernel could not take p.
+// request runs one read or write, through a buffer of its own where the kernel could not take p, or would take it in too many pieces.
 func (m *Member) request(p []byte, do func([]byte) error, read bool) error {
+	if !read && len(p) >= contiguousFrom && len(p) <= ioBytes {
+		if b := takeContiguous(); b != nil {
+			defer giveContiguous(b)
+			copy(b, p)
+			return do(b[:len(p)])
+		}
+	}
 	if fsys.IsAligned(p, m.align) {
 		return do(p)
 	}
@@ -126,4 +133,9 @@ func getBuffer(n int) *[]byte {
 func putBuffer(b *[]byte) { buffers[bits.Len(uint(len(*b)/BlockSize))-1].Put(b) }
 
 // zeroes is what Zero writes. Nobody writes to it.
-var zeroes = sync.OnceValue(func() []byte { return fsys.AlignedBuffer(ioBytes) })
+var zeroes = sync.OnceValue(func() []byte {
+	if b, err := fsys.NewContiguous(ioBytes); err == nil {
+		return b
+	}
+	return fsys.AlignedBuffer(ioBytes)
+})
