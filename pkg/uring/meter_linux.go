@@ -76,6 +76,14 @@ func (m *meter) read() (idle, total uint64, err error) {
 	return parseStat(b[:n])
 }
 
+// ProcessorTime tells how much time the machine's processors have been idle since it started, and how much there was in all, in hundredths of a second
+// summed over processors.
+func ProcessorTime() (idle, total uint64, err error) {
+	var m meter
+	defer func() { _ = m.close() }()
+	return m.read()
+}
+
 // parseStat reads the first line of /proc/stat: "cpu", then the time spent in user, nice, system, idle, iowait and other states (proc_stat(5)).
 func parseStat(b []byte) (idle, total uint64, err error) {
 	line, _, found := bytes.Cut(b, []byte("\n"))

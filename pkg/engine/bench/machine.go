@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
 // machine describes where the run was made.
@@ -35,22 +37,12 @@ type usage struct{ total, busy, own float64 }
 
 // readUsage reads it; where the system does not tell, all is zero.
 func readUsage() (u usage) {
-	text, err := os.ReadFile("/proc/stat")
+	idle, total, err := uring.ProcessorTime()
 	if err != nil {
 		return u
 	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	const idle, ioWait, steal, perSecond = 3, 4, 7, 100 // columns; USER_HZ
-	for i, field := range strings.Fields(line)[1:] {
-		n, err := strconv.ParseFloat(field, 64)
-		if err != nil || i > steal {
-			break
-		}
-		u.total += n / perSecond
-		if i != idle && i != ioWait {
-			u.busy += n / perSecond
-		}
-	}
+	const perSecond = 100
+	u.total, u.busy = float64(total)/perSecond, float64(total-idle)/perSecond
 	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
 		var r unix.Rusage
 		if unix.Getrusage(who, &r) == nil {
