@@ -44,9 +44,7 @@ type cutVolume struct {
 // shut.
 func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume), durable func()) error {
 	if p.pages.pending.Load() > cutPending || p.pages.careful() > cutCareful {
-		if err := p.flush(); err != nil {
-			return err
-		}
+		p.flushHanded()
 	}
 	open, err := p.shutGates(volumes)
 	defer open()
@@ -59,7 +57,7 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 	}
 	p.rounds.turn.Lock()
 	defer p.rounds.turn.Unlock()
-	return p.commitPending(func(b *batch) error {
+	wait := p.beginCommit(func(b *batch) error {
 		for _, c := range cuts {
 			c.head = p.newHead(c.v.id, c.frozen)
 		}
@@ -85,6 +83,8 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 		durable()
 		p.summing.kick()
 	})
+	// The turn is held until then: what the next round composes goes by the new heads.
+	return wait()
 }
 
 // shutGates shuts the gates of those volumes that are open and waits until nobody is inside. open opens them again, those shut before an error too.

@@ -48,6 +48,10 @@ type step struct {
 
 // commitThen commits and then does the steps, in order, when the commit is durable and before it returns.
 func (p *Pool) commitThen(compose func(b *batch) (more bool, err error), steps ...step) error {
+	return p.store.run(p.jobThen(compose, steps...))
+}
+
+func (p *Pool) jobThen(compose func(b *batch) (more bool, err error), steps ...step) *job {
 	j := newJob(compose, func() {
 		for _, s := range steps {
 			if !p.breaks(s.rule) {
@@ -64,5 +68,5 @@ func (p *Pool) commitThen(compose func(b *batch) (more bool, err error), steps .
 			}
 		}
 	}
-	return p.store.run(j)
+	return j
 }

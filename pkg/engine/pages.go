@@ -3,6 +3,8 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -28,8 +30,9 @@ func (m *mapping) key(page uint32) mapcache.Key { return mapcache.Key(m.id<<24 |
 // pages is the flattened map of everything open: committed pages in a cache under one limit, and over them the pending runs, which the ring bounds.
 //
 // A run is pending from its publication to the moment its commit's sync has returned. Pending runs that a round has taken are "sealed"; those published
-// since are "current". What a lookup sees is: current over sealed over the cached page. A page that is not cached is read from Pebble, which may show
-// runs whose commit is not durable yet; those are sealed as well, so nobody learns anything from Pebble that the overlay would not say.
+// since are "current". The next round may seal while the one before waits for its sync: so what a lookup sees is current over sealed, newest round
+// first, over the cached page. A page that is not cached is read from Pebble, which may show runs whose commit is not durable yet; those are sealed as
+// well, so nobody learns anything from Pebble that the overlay would not say.
 type pages struct {
 	db     *pebble.DB
 	seal   sync.RWMutex // held for reading from taking a sequence to the entry being in its page; for writing by the one who seals
@@ -46,7 +49,7 @@ type pageShard struct {
 	mu      sync.Mutex
 	cache   *mapcache.Cache
 	current map[mapcache.Key]*pendingPage
-	sealed  map[mapcache.Key]*pendingPage
+	sealed  []map[mapcache.Key]*pendingPage // one for each round that is not settled, oldest first
 	loading map[mapcache.Key]*pageLoad
 }
 
@@ -106,10 +109,7 @@ func (p *pages) lookup(m *mapping, page uint32, off, end int, out []runs.Entry) 
 		base, ok = s.cache.Get(k)
 	}
 	out = runs.Slice(out, base, off, end)
-	for _, overlay := range [...]*pendingPage{s.sealed[k], s.current[k]} {
-		if overlay == nil {
-			continue
-		}
+	for overlay := range s.pending(k) {
 		var buf [16]runs.Entry
 		for _, e := range runs.Slice(buf[:0], overlay.list, off, end) {
 			out = runs.Insert(out, e.Plain())
@@ -255,7 +255,7 @@ type sealedRuns struct {
 	abandoned []extent
 }
 
-// sealAll takes everything current. The round before must be over.
+// sealAll takes everything current. What it returns is settled in the order in which it was sealed.
 func (p *pages) sealAll() sealedRuns {
 	p.seal.Lock()
 	defer p.seal.Unlock()
@@ -268,7 +268,7 @@ func (p *pages) sealAll() sealedRuns {
 			for _, pp := range s.current {
 				out.pages = append(out.pages, pp)
 			}
-			s.sealed, s.current = s.current, map[mapcache.Key]*pendingPage{}
+			s.sealed, s.current = append(s.sealed, s.current), map[mapcache.Key]*pendingPage{}
 		}
 		s.mu.Unlock()
 	}
@@ -311,7 +311,11 @@ func (s *pageShard) settle(k mapcache.Key, pp *pendingPage, rewritten bool) {
 		}
 		s.cache.Put(k, list)
 	}
-	delete(s.sealed, k)
+	// Settled in order: the oldest round that has the page is this one.
+	delete(s.sealed[0], k)
+	if len(s.sealed[0]) == 0 {
+		s.sealed = slices.Delete(s.sealed, 0, 1)
+	}
 }
 
 // careful counts the pages whose pending runs cannot be put beside what is there.
@@ -335,5 +339,22 @@ func (p *pages) pendingIn(m *mapping, page uint32) bool {
 	s := p.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.current[k] != nil || s.sealed[k] != nil
+	for range s.pending(k) {
+		return true
+	}
+	return false
+}
+
+// pending goes over a page's pending runs, oldest first. The shard's lock is held.
+func (s *pageShard) pending(k mapcache.Key) iter.Seq[*pendingPage] {
+	return func(yield func(*pendingPage) bool) {
+		for _, sealed := range s.sealed {
+			if pp := sealed[k]; pp != nil && !yield(pp) {
+				return
+			}
+		}
+		if pp := s.current[k]; pp != nil {
+			yield(pp)
+		}
+	}
 }

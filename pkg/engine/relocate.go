@@ -108,10 +108,7 @@ func (p *pages) pendingOf(m *mapping, page uint32, e runs.Entry) bool {
 	s := p.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, overlay := range [...]*pendingPage{s.sealed[k], s.current[k]} {
-		if overlay == nil {
-			continue
-		}
+	for overlay := range s.pending(k) {
 		var buf [16]runs.Entry
 		for _, x := range runs.Slice(buf[:0], overlay.list, e.Off(), e.End()) {
 			if x.Gen() == e.Gen() {

@@ -7,89 +7,130 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 )
 
-// rounds makes what is pending durable. Rounds follow one another; a FLUSH joins the next one that has not begun, never one under way, because that
-// one's member flush may have begun before the FLUSH's writes returned.
+// rounds makes what is pending durable. A FLUSH joins the next round that has not begun, never one under way, because that one's member flush may have
+// begun before the FLUSH's writes returned. A round begins when the one before has been handed to the committer, and may flush and compose while that one
+// waits for its sync; the committer makes them durable in their order.
 type rounds struct {
-	mu      sync.Mutex // guards next, under and running
+	mu      sync.Mutex // guards next, under and running, and every round's before
 	next    *round
 	under   *round // the last one that began
 	running bool
 
-	turn sync.Mutex // held for a whole round
+	turn sync.Mutex // held from a round's beginning until it is handed over, and for a whole cut
 }
 
 type round struct {
-	done chan struct{}
-	err  error
+	handed chan struct{} // closed when its batches are applied: the turn is over
+	done   chan struct{} // closed when it is durable, or has failed
+	err    error
+	before *round // the one that began before it; nil when this one is done
 }
 
 // flush returns when every write that returned before the call is durable.
 func (p *Pool) flush() error {
-	rs := &p.rounds
-	rs.mu.Lock()
-	r := rs.next
-	if r == nil {
-		r = &round{done: make(chan struct{})}
-		rs.next = r
-	}
-	if rs.running {
-		if under := rs.under; p.breaks(mutateJoinRound) && under != nil {
-			r = under
+	r, lead := p.joinRound()
+	if lead {
+		// Nobody runs rounds: this caller does, its own first, and hands over the others.
+		finish := p.beginRound()
+		if p.moreRounds() {
+			go p.runRounds()
 		}
-		rs.mu.Unlock()
-		<-r.done
-		return r.err
+		finish()
 	}
-	// Nobody runs rounds: this caller does, its own first, and hands over after it.
-	rs.running = true
-	rs.mu.Unlock()
-	p.runRound()
-	rs.mu.Lock()
-	more := rs.next != nil
-	rs.running = more
-	rs.mu.Unlock()
-	if more {
+	<-r.done
+	return r.err
+}
+
+// flushHanded returns when every run that was published before the call is with the committer: not durable yet, and before all that is handed to it later.
+func (p *Pool) flushHanded() {
+	r, lead := p.joinRound()
+	if lead {
 		go p.runRounds()
 	}
-	return r.err
+	<-r.handed
+}
+
+// joinRound returns the next round. With lead the caller must see to it that rounds are run.
+func (p *Pool) joinRound() (r *round, lead bool) {
+	rs := &p.rounds
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.next == nil {
+		rs.next = &round{handed: make(chan struct{}), done: make(chan struct{})}
+	}
+	if !rs.running {
+		rs.running = true
+		return rs.next, true
+	}
+	if under := rs.under; p.breaks(mutateJoinRound) && under != nil {
+		return under, false
+	}
+	return rs.next, false
+}
+
+// moreRounds tells whether somebody waits for a round; if not, nobody runs them any more.
+func (p *Pool) moreRounds() bool {
+	rs := &p.rounds
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.running = rs.next != nil
+	return rs.running
 }
 
 // runRounds runs rounds until nobody waits for one.
 func (p *Pool) runRounds() {
-	rs := &p.rounds
-	for {
-		p.runRound()
-		rs.mu.Lock()
-		if rs.next == nil {
-			rs.running = false
-			rs.mu.Unlock()
-			return
-		}
-		rs.mu.Unlock()
+	for more := true; more; more = p.moreRounds() {
+		finish := p.beginRound()
+		go finish()
 	}
 }
 
-func (p *Pool) runRound() {
+// beginRound takes the next round as far as the committer; finish takes it to its end. Two at most are on their way from there: more would only make small
+// batches of what one sync could carry.
+func (p *Pool) beginRound() (finish func()) {
 	rs := &p.rounds
+	rs.mu.Lock()
+	before := rs.under
+	var oldest *round
+	if before != nil {
+		oldest = before.before
+	}
+	rs.mu.Unlock()
+	if oldest != nil {
+		<-oldest.done
+	}
 	rs.turn.Lock()
 	defer rs.turn.Unlock()
 	rs.mu.Lock()
 	r := rs.next
+	r.before = before
 	rs.next, rs.under = nil, r
 	rs.mu.Unlock()
-	r.err = p.commitPending(nil, nil)
-	close(r.done)
+	wait := p.beginCommit(nil, nil)
+	close(r.handed)
+	return func() {
+		if r.err = wait(); r.err == nil && before != nil {
+			// With nothing to commit it is the round before that vouches for what was pending.
+			<-before.done
+			r.err = before.err
+		}
+		rs.mu.Lock()
+		r.before = nil
+		rs.mu.Unlock()
+		close(r.done)
+	}
 }
 
-// commitPending is the round itself, called with its turn held. With extra, all of it and extra is one batch: a cut.
+// beginCommit is the round itself, called with its turn held; wait returns when it is durable. With extra, all of it and extra is one batch: a cut.
 //
 // It keeps "FLUSH is a round" and "no batch holds a run whose data was not covered by a member flush begun after that data write returned", in this
 // order: seal (note N; every run up to N is in, and its data write has returned, because runs are published after their data) - flush the members -
 // apply the batch and wait for its sync - only then retire the ring up to N, let the cached pages take the runs, and release blocks that the batch took
-// away, once older pins have ended.
-func (p *Pool) commitPending(extra func(b *batch) error, durable func()) error {
-	if err := p.failure(); err != nil {
-		return err
+// away, once older pins have ended. The next round's steps may come in between, but each step of a round comes after the same step of the round before:
+// batches are applied and synced in order, and what follows the sync is done by the committer's one goroutine.
+func (p *Pool) beginCommit(extra func(b *batch) error, durable func()) (wait func() error) {
+	if p.failure() != nil {
+		return p.failure
 	}
 	rule := mutateRoundFlush
 	if extra != nil {
@@ -97,15 +138,14 @@ func (p *Pool) commitPending(extra func(b *batch) error, durable func()) error {
 	}
 	sealed := p.pages.sealAll()
 	if err := p.flushMember(rule); err != nil {
-		err = fmt.Errorf("flush member: %w", err)
-		p.fail(err)
-		return err
+		p.fail(fmt.Errorf("flush member: %w", err))
+		return p.failure
 	}
 	if extra == nil && len(sealed.pages) == 0 && len(sealed.abandoned) == 0 {
-		return p.failure()
+		return p.failure
 	}
 	c := roundCommit{p: p, sealed: sealed, extra: extra, rewritten: map[*pendingPage]struct{}{}, volumes: map[*volume]struct{}{}}
-	return p.commitThen(c.compose,
+	j := p.jobThen(c.compose,
 		step{do: func() {
 			if durable != nil {
 				durable()
@@ -115,6 +155,8 @@ func (p *Pool) commitPending(extra func(b *batch) error, durable func()) error {
 		step{do: func() { p.pages.settle(sealed, c.rewritten) }},
 		step{mutateReuseSynced, func() { p.release(c.freed) }},
 	)
+	p.store.start(j)
+	return func() error { return p.store.wait(j) }
 }
 
 // flushMember is the flush that a rule asks for.

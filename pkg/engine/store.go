@@ -50,11 +50,12 @@ type job struct {
 	compose func(b *batch) (more bool, err error)
 	applied func() // of a mutation only; nil: the rules are kept
 	durable func()
+	handed  chan struct{} // closed when the last batch was applied, or the job has failed
 	done    chan error
 }
 
 func newJob(compose func(b *batch) (more bool, err error), durable func()) *job {
-	return &job{compose: compose, durable: durable, done: make(chan error, 1)}
+	return &job{compose: compose, durable: durable, handed: make(chan struct{}), done: make(chan error, 1)}
 }
 
 type unsynced struct {
@@ -116,11 +117,25 @@ func (s *store) commit(compose func(b *batch) (more bool, err error), durable fu
 }
 
 func (s *store) run(j *job) error {
+	s.start(j)
+	return s.wait(j)
+}
+
+// start returns when a job's batches have been applied, before they are durable, or when there is no hope; wait tells.
+func (s *store) start(j *job) {
 	select {
 	case s.jobs <- j:
 	case <-s.dead:
-		return errDead
+		return
 	}
+	select {
+	case <-j.handed:
+	case <-s.dead:
+	}
+}
+
+// wait returns when a job that was started is durable.
+func (s *store) wait(j *job) error {
 	select {
 	case err := <-j.done:
 		return err
@@ -140,10 +155,13 @@ func (s *store) commitLoop() {
 	var broken error
 	for j := range s.jobs {
 		if broken != nil {
+			close(j.handed)
 			j.done <- broken
 			continue
 		}
-		if err := s.perform(j); err != nil {
+		err := s.perform(j)
+		close(j.handed)
+		if err != nil {
 			// What the committer keeps in memory may now be ahead of what was applied: nothing more may be composed from it.
 			broken = fmt.Errorf("commit: %w", err)
 			s.fail(broken)
