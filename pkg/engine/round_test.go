@@ -38,6 +38,7 @@ func TestRoundsOverlap(t *testing.T) {
 		must(t, err)
 		expect(t, v, want)
 	}
+	p.quiet() // nobody else commits
 	held, release := holdLog(disk)
 	defer release()
 	put(2)
@@ -74,6 +75,7 @@ func TestRoundsOverlap(t *testing.T) {
 func TestEmptyRoundWaitsForTheOneBefore(t *testing.T) {
 	p, disk := memPool(t)
 	v := p.volume("v", pageBytes)
+	p.quiet() // nobody else commits
 	held, release := holdLog(disk)
 	defer release()
 	_, err := v.WriteAt(make([]byte, BlockSize), 0)
