@@ -61,6 +61,7 @@ type Options struct {
 	logBytes  int64         // how much of a metadata log is prewritten
 	wroteRing func(off int64, p []byte)
 	mutate    mutation
+	did       func(mutation) // told when a rule's step is taken
 }
 
 func (o Options) boot() ([16]byte, error) {

@@ -112,6 +112,7 @@ func (p *Pool) shutGates(volumes []*volume) (open func(), err error) {
 			return open, fmt.Errorf("volume %q: %w: writes under way did not end within %v", v.rec.Name, ErrBusy, gatesShut)
 		}
 	}
+	p.did(mutateGates)
 	return open, nil
 }
 

@@ -38,6 +38,13 @@ const (
 	mutateCopyPublish                        // COW overwrites the old place before maps show the copy
 )
 
+// did tells a test that a rule's step is taken.
+func (p *Pool) did(m mutation) {
+	if p.options.did != nil && m != mutateNothing {
+		p.options.did(m)
+	}
+}
+
 func (p *Pool) breaks(m mutation) bool { return m != mutateNothing && p.options.mutate == m }
 
 // step is one of those that follow a commit's sync. A mutation takes its step too early, when the batch is applied and not synced.
@@ -55,6 +62,7 @@ func (p *Pool) jobThen(compose func(b *batch) (more bool, err error), steps ...s
 	j := newJob(compose, func() {
 		for _, s := range steps {
 			if !p.breaks(s.rule) {
+				p.did(s.rule)
 				s.do()
 			}
 		}

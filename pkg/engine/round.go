@@ -176,7 +176,10 @@ func (p *Pool) release(freed []extent) {
 		p.alloc.Release(freed)
 		return
 	}
-	p.epochs.Defer(func() { p.alloc.Release(freed) })
+	p.epochs.Defer(func() {
+		p.did(mutateReusePinned)
+		p.alloc.Release(freed)
+	})
 }
 
 // roundCommit composes a round's batches on the committer.

@@ -215,3 +215,19 @@ func (m *Mem) operation() int {
 	m.operations++
 	return m.operations
 }
+
+// Begins tells whether the step begins a write or a sync of a file.
+func (s Step) Begins() (begins, write, sync bool) {
+	return s.Kind == stepWrite || s.Kind == stepSync, s.Kind == stepWrite, s.Kind == stepSync
+}
+
+// Ends tells whether the step ends one, which has the same Operation.
+func (s Step) Ends() bool {
+	return s.Kind == stepWritten || s.Kind == stepWrittenDurably || s.Kind == stepSynced
+}
+
+// Made tells whether the step makes a file or folder: Other, with the name Name.
+func (s Step) Made() bool { return s.Kind == stepMake || s.Kind == stepMkdir }
+
+// Renamed returns the new name that the step gives what is called Name.
+func (s Step) Renamed() (to string, ok bool) { return s.To, s.Kind == stepRename }
