@@ -103,6 +103,10 @@ func TestCheckOffline(t *testing.T) {
 	if code != exitOK || !strings.Contains(out, `"pool": "fast"`) || !strings.Contains(out, `"closedInOrder": true`) {
 		t.Errorf("closed: exit %d: %s%s", code, out, errs)
 	}
+	out, errs, code = s.run(t, "pool", "check", "--dir", dir, "--repair", "--wait", "1s")
+	if code != exitOK || !strings.Contains(out, "Repaired:               0 records") || !strings.Contains(out, "Problems:               0") {
+		t.Errorf("repair of what is whole: exit %d: %s%s", code, out, errs)
+	}
 }
 
 // TestHintsAreReachable: no hint stands behind one that always comes first.

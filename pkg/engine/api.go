@@ -43,6 +43,9 @@ type Options struct {
 	SpaceWait        time.Duration // how long writes wait for space in a full pool before they get ENOSPC; default DefaultSpaceWait
 	Observer         Observer
 
+	// LockWait is how long to wait for another engine's locks, whose I/O may end late; default 10 s, negative: not at all.
+	LockWait time.Duration
+
 	// ChecksumRate is how many bytes of frozen blocks are read a second, at most, to make their checksums in the background; default 64 MiB, negative:
 	// none are made. ChecksumDelay is how long a layer is frozen before its turn; default 1 minute, negative: none.
 	ChecksumRate  int64

@@ -76,6 +76,9 @@ type checker struct {
 	heads   map[uint32][]checkedHead // by family
 	freed   map[uint64]bool          // layers queued for freeing
 	summed  map[uint64]bool          // generations that are marked to have all their checksums
+	twice   map[uint64]bool          // pool blocks that belong to more than one run, maxProblems of them
+	unread  int                      // runs that do not decode
+	hiding  map[*layer]bool          // layers with hidden blocks and no queued join
 }
 
 type checkedHead struct {
@@ -91,34 +94,46 @@ func (k *checker) problem(format string, args ...any) {
 
 // checkMetadata does it. read tells whether a layer has readers.
 func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64, read func(layer uint64) bool) (CheckReport, error) {
-	k := &checker{
-		read:    read,
-		joining: map[*layer]bool{}, used: map[uint32]*alloc.Bitmap{}, owned: map[*layer]int64{}, pages: map[*layer]int64{}, mapped: map[*volume]int64{},
-		heads: map[uint32][]checkedHead{}, summed: map[uint64]bool{},
-	}
-	var err error
-	if k.c, err = loadCatalogue(r); err != nil {
-		if errors.Is(err, ErrCorrupt) || errors.Is(err, format.ErrCorrupt) {
+	k, err := newChecker(r, read)
+	if err != nil {
+		if damaged(err) {
 			k.problem("%v", err)
 			return k.CheckReport, nil
 		}
 		return k.CheckReport, err
 	}
-	k.freed = k.c.freed()
-	k.Volumes, k.Layers = len(k.c.volumes), len(k.c.layers)
 	k.checkTree()
 	if err := k.readMarks(r); err != nil {
 		return k.CheckReport, err
 	}
-	for _, v := range k.c.volumes {
-		l := k.c.layers[v.rec.Layer]
-		k.heads[l.rec.Family] = append(k.heads[l.rec.Family], checkedHead{v, k.c.lineageOf(l)})
-	}
-	if err := errors.Join(k.checkRuns(ctx, r), k.checkIndex(ctx, r), k.checkSums(ctx, r), k.checkBitmaps(r, chunks)); err != nil {
+	if err := errors.Join(k.checkRuns(ctx, r), k.checkTwice(ctx, r), k.checkIndex(ctx, r), k.checkSums(ctx, r), k.checkBitmaps(r, chunks)); err != nil {
 		return k.CheckReport, err
 	}
 	k.checkCounts()
 	return k.CheckReport, nil
+}
+
+// damaged tells an error of what is stored from one of reading it.
+func damaged(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, format.ErrCorrupt) }
+
+// newChecker reads the catalogue. After an error it can take problems, and no more.
+func newChecker(r pebble.Reader, read func(layer uint64) bool) (*checker, error) {
+	k := &checker{
+		read:    read,
+		joining: map[*layer]bool{}, used: map[uint32]*alloc.Bitmap{}, owned: map[*layer]int64{}, pages: map[*layer]int64{}, mapped: map[*volume]int64{},
+		heads: map[uint32][]checkedHead{}, summed: map[uint64]bool{}, twice: map[uint64]bool{}, hiding: map[*layer]bool{},
+	}
+	var err error
+	if k.c, err = loadCatalogue(r); err != nil {
+		return k, err
+	}
+	k.freed = k.c.freed()
+	k.Volumes, k.Layers = len(k.c.volumes), len(k.c.layers)
+	for _, v := range k.c.volumes {
+		l := k.c.layers[v.rec.Layer]
+		k.heads[l.rec.Family] = append(k.heads[l.rec.Family], checkedHead{v, k.c.lineageOf(l)})
+	}
+	return k, nil
 }
 
 // checkTree looks for layers that nothing names and nobody will free, and for generations out of order.
@@ -166,11 +181,13 @@ func (k *checker) checkRuns(ctx context.Context, r pebble.Reader) error {
 	err := scan(r, prefix, format.Upper(prefix), func(key, val []byte) error {
 		p, gen, block, err := format.ParseRunKey(key)
 		if err != nil {
+			k.unread++
 			k.problem("%v", err)
 			return nil
 		}
 		e, err := entryOf(val, block, gen)
 		if err != nil {
+			k.unread++
 			k.problem("run of generation %d, page %d: %v", gen, p.Page, err)
 			return nil
 		}
@@ -200,6 +217,7 @@ func (k *checker) checkPage(at format.RunPage, page []runs.Entry) {
 		l := k.c.byGen[e.Gen()]
 		if l == nil || l.rec.Family != at.Family {
 			k.problem("family %d page %d: run %v is of a generation that no layer of the family has", at.Family, at.Page, e)
+			k.use(e) // its blocks may be all that is left of something
 			continue
 		}
 		if runs.Overlaps(byGen[e.Gen()], e.Off(), e.End()) {
@@ -211,7 +229,7 @@ func (k *checker) checkPage(at format.RunPage, page []runs.Entry) {
 		byGen[e.Gen()] = runs.Insert(byGen[e.Gen()], e)
 		byLayer[l] = append(byLayer[l], e)
 		if !e.IsZero() {
-			k.own(at, l, e)
+			k.own(l, e)
 		}
 	}
 	for l, list := range byLayer {
@@ -219,6 +237,7 @@ func (k *checker) checkPage(at format.RunPage, page []runs.Entry) {
 		if hidden := runs.Covered(list) - runs.Covered(lp.visible()); hidden > 0 {
 			k.Hidden += int64(hidden)
 			if !k.joining[l] {
+				k.hiding[l] = true
 				k.problem("family %d page %d: layer %d has %d hidden blocks and no queued join: %v", at.Family, at.Page, l.id, hidden, list)
 			}
 		}
@@ -240,10 +259,17 @@ func (k *checker) checkPage(at format.RunPage, page []runs.Entry) {
 }
 
 // own takes note of a run's pool blocks.
-func (k *checker) own(at format.RunPage, l *layer, e runs.Entry) {
+func (k *checker) own(l *layer, e runs.Entry) {
 	k.owned[l] += int64(e.Len())
 	k.Blocks += int64(e.Len())
+	k.use(e)
+}
+
+func (k *checker) use(e runs.Entry) {
 	for i := range uint64(e.Len()) {
+		if e.IsZero() {
+			return
+		}
 		place := e.Place() + i
 		chunk := uint32(place / alloc.ChunkBlocks)
 		bits := k.used[chunk]
@@ -251,8 +277,8 @@ func (k *checker) own(at format.RunPage, l *layer, e runs.Entry) {
 			bits = &alloc.Bitmap{}
 			k.used[chunk] = bits
 		}
-		if bits.Has(int(place % alloc.ChunkBlocks)) {
-			k.problem("pool block %d belongs to two runs, one of them family %d page %d %v", place, at.Family, at.Page, e)
+		if bits.Has(int(place%alloc.ChunkBlocks)) && len(k.twice) < maxProblems*alloc.ChunkBlocks {
+			k.twice[place] = true
 		}
 		bits.Set(int(place%alloc.ChunkBlocks), 1)
 	}
@@ -294,6 +320,10 @@ func (k *checker) checkIndex(ctx context.Context, r pebble.Reader) error {
 // checkBitmaps compares the stored bitmaps with the runs, and blocks in use with the space that was reserved.
 func (k *checker) checkBitmaps(r pebble.Reader, chunks int64) error {
 	segments, serr := readSegments(r)
+	if serr != nil && damaged(serr) {
+		k.problem("%v", serr)
+		segments, serr = nil, nil
+	}
 	inSegment := map[uint32]int{}
 	for chunk, bits := range k.used {
 		seg, i := chunk/alloc.SegmentChunks, int(chunk%alloc.SegmentChunks)

@@ -16,15 +16,28 @@ type OfflineReport struct {
 	CheckReport
 	Pool  string
 	Clean bool // closed in order; if not, writes since the last commit may be in the ring alone, which is not looked at
+
+	Repaired int      // records that were written anew or removed
+	Found    []string // by a repair: the problems before it; Problems are those that it has left
 }
 
 // CheckOffline is Check for a pool that nobody has open, by its folder or device. It holds the pool's locks meanwhile and changes nothing: no ring
 // is replayed and no record written. A pool that does not open because its catalogue is damaged is looked at all the same. ErrLocked: an engine has
-// it open.
-func CheckOffline(ctx context.Context, path string, o Options) (r OfflineReport, err error) {
+// it open, after waiting for it as long as Options.LockWait says.
+func CheckOffline(ctx context.Context, path string, o Options) (OfflineReport, error) {
+	return offline(ctx, path, o, false)
+}
+
+// RepairOffline is CheckOffline, and then writes anew what can be derived where something was wrong: bitmaps, the index of touched pages, counts, jobs,
+// checksums that belong to nothing. It changes no run and no name. What it could not mend is in Problems.
+func RepairOffline(ctx context.Context, path string, o Options) (OfflineReport, error) {
+	return offline(ctx, path, o, true)
+}
+
+func offline(ctx context.Context, path string, o Options, mend bool) (r OfflineReport, err error) {
 	o = o.withDefaults()
-	o.ReadOnly = true
-	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: true, LockTimeout: o.patience})
+	o.ReadOnly = !mend
+	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: o.ReadOnly, LockTimeout: o.lockWait()})
 	if err != nil {
 		return r, fmt.Errorf("check pool: %w", memberError(err))
 	}
@@ -36,7 +49,13 @@ func CheckOffline(ctx context.Context, path string, o Options) (r OfflineReport,
 		return r, fmt.Errorf("check pool %q: %w", r.Pool, err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- r.check(ctx, db, p.chunkLimit()) }()
+	go func() {
+		err := r.check(ctx, db, p.chunkLimit())
+		if mend && err == nil && len(r.Problems) > 0 {
+			err = r.repair(ctx, db, p.chunkLimit())
+		}
+		done <- err
+	}()
 	select {
 	case err = <-done:
 		err = errors.Join(err, closeMetadata(dead, db.Close))
@@ -62,4 +81,13 @@ func (r *OfflineReport) check(ctx context.Context, db *pebble.DB, chunks int64) 
 	}
 	r.CheckReport, r.Clean = report, rec.Clean
 	return err
+}
+
+func (r *OfflineReport) repair(ctx context.Context, db *pebble.DB, chunks int64) (err error) {
+	found := r.Problems
+	if r.Repaired, err = repair(ctx, db); err != nil {
+		return fmt.Errorf("repair: %w", err)
+	}
+	r.Found = found
+	return r.check(ctx, db, chunks)
 }

@@ -27,10 +27,10 @@
 // Writes to blocks that the head owns go to their place. All others are redirected: new block, data, then an entry in the ring (which is what survives
 // SIGKILL), then the map; the run itself goes into the next commit. A Flush is a round: flush the device, commit what is pending, synced.
 //
-// Where things are: pool.go and open.go (life of a pool), volumes.go, cut.go, snapshots.go and diff.go (operations), volume.go, write.go, discard.go (the
-// data path), pages.go (the flattened map and pending runs), round.go (making them durable), store.go (the committer), edit.go (changing a page's runs), retire.go
-// and jobs.go (what deletes leave behind), sums.go, summing.go and scrub.go (checksums of frozen blocks), prepare.go and space.go (space ahead of need,
-// giving it back), check.go and checkoffline.go (verifying it all). format/FORMAT.md has the bytes.
+// Where things are: pool.go and open.go (life of a pool), volumes.go, cut.go, snapshots.go and diff.go (operations), volume.go, write.go, discard.go
+// (the data path), pages.go (the flattened map and pending runs), round.go (making them durable), store.go (the committer), edit.go (changing a
+// page's runs), retire.go and jobs.go (what deletes leave behind), sums.go, summing.go and scrub.go (checksums of frozen blocks), prepare.go and
+// space.go (space ahead of need, giving it back), check*.go (verifying it all), repair.go (deriving what can be). format/FORMAT.md has the bytes.
 //
 // # Limits
 //

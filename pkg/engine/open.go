@@ -33,6 +33,14 @@ const (
 	pebbleCache = 32 << 20
 )
 
+// lockWait is LockWait as package member takes it.
+func (o Options) lockWait() time.Duration {
+	if o.LockWait < 0 {
+		return 1
+	}
+	return cmp.Or(o.LockWait, o.patience)
+}
+
 func (o Options) withDefaults() Options {
 	if o.RingDir == "" {
 		o.RingDir = DefaultRingDir
@@ -90,7 +98,7 @@ func checkPoolSpec(spec PoolSpec) error {
 // OpenPool opens the pool whose first member is in the folder, or on the block device.
 func OpenPool(ctx context.Context, path string, o Options) (*Pool, error) {
 	o = o.withDefaults()
-	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: o.ReadOnly, LockTimeout: o.patience})
+	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: o.ReadOnly, LockTimeout: o.lockWait()})
 	if err != nil {
 		return nil, fmt.Errorf("open pool: %w", memberError(err))
 	}

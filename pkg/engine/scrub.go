@@ -315,39 +315,18 @@ func (p *Pool) where(place uint64) (member, file string, off int64) {
 
 // shownBy finds the snapshots and volumes that show some of a generation's blocks: those that have it in their ancestry and nothing newer there.
 func (p *Pool) shownBy(problem *ScrubProblem, g scrubGen, page uint32, b badBlocks) error {
-	type shown struct {
-		line     *lineage
-		snapshot ScrubSnapshot
-		volume   string
-	}
-	var all []shown
-	c := p.catalogue
-	c.mu.RLock()
-	for _, s := range c.sortedSnapshots() {
-		if l := c.layers[s.rec.Layer]; l != nil && l.rec.Family == g.family {
-			all = append(all, shown{line: c.lineageOf(l), snapshot: ScrubSnapshot{s.rec.Name, s.rec.VolumeName}})
-		}
-	}
-	for _, v := range c.sortedVolumes() {
-		if l := c.layers[v.rec.Layer]; l != nil && l.rec.Family == g.family {
-			all = append(all, shown{line: c.lineageOf(l), volume: v.rec.Name})
-		}
-	}
-	c.mu.RUnlock()
-	for _, a := range all {
-		if !a.line.contains(g.gen) {
-			continue
-		}
-		list, err := readPage(p.store.db, a.line, page, nil)
-		if err != nil {
+	p.catalogue.mu.RLock()
+	names := p.catalogue.namesIn(g.family)
+	p.catalogue.mu.RUnlock()
+	for _, a := range names {
+		shows, err := a.shows(p.store.db, g.gen, page, b.off, b.n)
+		switch {
+		case err != nil:
 			return err
-		}
-		if !slices.ContainsFunc(list, func(e runs.Entry) bool { return e.Gen() == g.gen && e.Off() < b.off+b.n && b.off < e.End() }) {
-			continue
-		}
-		if a.volume != "" {
+		case !shows:
+		case a.volume != "":
 			problem.Volumes = append(problem.Volumes, a.volume)
-		} else {
+		default:
 			problem.Snapshots = append(problem.Snapshots, a.snapshot)
 		}
 	}
