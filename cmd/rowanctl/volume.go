@@ -15,6 +15,7 @@ func (a *app) volumeCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "volume", Aliases: []string{"vol"}, Short: "Make, attach, look at, grow and delete volumes"}
 	cmd.PersistentFlags().StringVarP(&pool, "pool", "p", "", "the pool (may be left out where there is one)")
 	cmd.AddCommand(a.volumeCreate(&pool), a.volumeList(&pool), a.volumeShow(&pool), a.volumeLabel(&pool),
+		a.volumeSetMode(&pool), a.volumeSetTidy(&pool), a.volumeTidy(&pool),
 		a.volumeAttach(&pool), a.volumeDetach(&pool), a.volumeGrow(&pool), a.volumeDelete(&pool))
 	return cmd
 }
@@ -23,6 +24,7 @@ func (a *app) volumeCreate(pool *string) *cobra.Command {
 	var spec engine.VolumeSpec
 	var size sizeFlag
 	var labels []string
+	var mode string
 	cmd := &cobra.Command{
 		Use:   "create NAME {--size SIZE | --from-snapshot SNAPSHOT | --from-volume VOLUME}",
 		Short: "Make a volume: empty, or from a snapshot or volume",
@@ -39,6 +41,9 @@ func (a *app) volumeCreate(pool *string) *cobra.Command {
 			if spec.Labels, err = parseLabels(labels, false); err != nil {
 				return err
 			}
+			if spec.Mode, err = engine.ParseMode(mode); err != nil {
+				return usageError{err}
+			}
 			spec.Name, spec.Size = args[0], bytesize.RoundUp(int64(size), engine.SizeUnit)
 			return a.createVolume(cmd, *pool, spec)
 		},
@@ -47,6 +52,8 @@ func (a *app) volumeCreate(pool *string) *cobra.Command {
 	f.Var(&size, "size", "the volume's size, rounded up to 1 MiB (default the source's)")
 	f.StringVar(&spec.FromSnapshot, "from-snapshot", "", "start with this snapshot's content")
 	f.StringVar(&spec.FromVolume, "from-volume", "", "start with this volume's present content")
+	f.StringVar(&mode, "mode", "row", "who moves when a block is written that a snapshot keeps: row (the new data) or cow (the old data)")
+	f.BoolVar(&spec.Tidy, "tidy", false, "move its scattered blocks back into sequence in the background")
 	f.StringArrayVarP(&labels, "label", "l", nil, "key=value, any number of times")
 	return cmd
 }

@@ -22,6 +22,8 @@ type volumeView struct {
 	FromSnapshot string            `json:"fromSnapshot,omitempty"`
 	FromVolume   string            `json:"fromVolume,omitempty"`
 	Open         bool              `json:"open"`
+	Mode         string            `json:"mode"`
+	Tidy         bool              `json:"tidy"`
 	CreatedAt    time.Time         `json:"createdAt"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	Attachment   *attachmentView   `json:"attachment,omitempty"`
@@ -43,6 +45,8 @@ type countersView struct {
 	DataWriteBytes  uint64 `json:"dataWriteBytes"`
 	FirstWrites     uint64 `json:"firstWrites"`
 	FirstWriteBytes uint64 `json:"firstWriteBytes"`
+	Copies          uint64 `json:"copies"`
+	CopyBytes       uint64 `json:"copyBytes"`
 	// Bytes on the pool's segments for each byte the guest asked for; absent where it asked for none.
 	ReadAmplification  *float64 `json:"readAmplification,omitempty"`
 	WriteAmplification *float64 `json:"writeAmplification,omitempty"`
@@ -52,6 +56,7 @@ func viewVolume(pool string, v engine.VolumeInfo, attached []host.Attachment) vo
 	view := volumeView{
 		Pool: pool, Name: v.Name, ID: v.ID, Size: v.Size, Mapped: v.Mapped, Owned: v.Owned, Written: v.Written, HasParent: v.HasParent,
 		FromSnapshot: v.FromSnapshot, FromVolume: v.FromVolume, Open: v.Open, CreatedAt: v.CreatedAt, Labels: v.Labels,
+		Mode: v.Mode.String(), Tidy: v.Tidy,
 	}
 	for _, a := range attached {
 		if a.Volume == v.Name {
@@ -63,7 +68,7 @@ func viewVolume(pool string, v engine.VolumeInfo, attached []host.Attachment) vo
 		view.Counters = &countersView{
 			Reads: c.Reads, ReadBytes: c.ReadBytes, Writes: c.Writes, WriteBytes: c.WriteBytes, Discards: c.Discards, Flushes: c.Flushes,
 			DataReads: c.DataReads, DataReadBytes: c.DataReadBytes, DataWrites: c.DataWrites, DataWriteBytes: c.DataWriteBytes,
-			FirstWrites: c.FirstWrites, FirstWriteBytes: c.FirstWriteBytes,
+			FirstWrites: c.FirstWrites, FirstWriteBytes: c.FirstWriteBytes, Copies: c.Copies, CopyBytes: c.CopyBytes,
 			ReadAmplification: ratio(c.DataReadBytes, c.ReadBytes), WriteAmplification: ratio(c.DataWriteBytes, c.WriteBytes),
 		}
 	}
@@ -82,7 +87,7 @@ func (v volumeView) table(w io.Writer) error {
 	fields := []field{
 		{"Name", v.Name}, {"ID", v.ID}, {"Pool", v.Pool}, {"Created", timeText(v.CreatedAt)}, {"Size", exact(v.Size)},
 		{"Mapped", exact(v.Mapped)}, {"Owned", exact(v.Owned)}, {"From snapshot", v.FromSnapshot}, {"From volume", v.FromVolume},
-		{"Written", yesNo(v.Written)}, {"Labels", labelsText(v.Labels)}, {"Device", v.device()},
+		{"Written", yesNo(v.Written)}, {"Mode", v.Mode}, {"Tidy", yesNo(v.Tidy)}, {"Labels", labelsText(v.Labels)}, {"Device", v.device()},
 	}
 	if a := v.Attachment; a != nil {
 		fields = append(fields, field{"Stalled", a.Stalled})
@@ -107,7 +112,8 @@ func (c countersView) write(w io.Writer, more field) error {
 	rows := [][]string{
 		row("guest reads", c.Reads, c.ReadBytes),
 		row("guest writes", c.Writes, c.WriteBytes),
-		row("  of new blocks", c.FirstWrites, c.FirstWriteBytes),
+		row("  redirected to new blocks", c.FirstWrites, c.FirstWriteBytes),
+		row("  old data copied away", c.Copies, c.CopyBytes),
 		{"guest discards", fmt.Sprint(c.Discards), ""},
 		{"guest flushes", fmt.Sprint(c.Flushes), ""},
 		row("pool data reads", c.DataReads, c.DataReadBytes),

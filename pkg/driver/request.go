@@ -23,6 +23,7 @@ const (
 const (
 	paramPool        = "pool"
 	paramMode        = "mode"
+	paramTidy        = "tidy"
 	kubernetesPrefix = "csi.storage.k8s.io/"
 	paramFSType      = kubernetesPrefix + "fstype"
 )
@@ -36,14 +37,20 @@ func parseParameters(params map[string]string) (p volume.Parameters, fsType stri
 			p.Pool = value
 		case key == paramMode:
 			p.Mode = volume.Mode(value)
-			if p.Mode != volume.ModeROW {
-				return p, "", fmt.Errorf("%w: parameter %s: %q: use %s", volume.ErrInvalid, paramMode, value, volume.ModeROW)
+			if err := p.Mode.Check(); err != nil {
+				return p, "", fmt.Errorf("parameter %s: %w", paramMode, err)
+			}
+		case key == paramTidy:
+			if p.Tidy = value == "true"; !p.Tidy && value != "false" {
+				return p, "", fmt.Errorf("%w: parameter %s: %q: use true (scattered blocks are moved back into sequence in the background) or false",
+					volume.ErrInvalid, paramTidy, value)
 			}
 		case key == paramFSType:
 			fsType = value
 		case strings.HasPrefix(key, kubernetesPrefix):
 		default:
-			return p, "", fmt.Errorf("%w: unknown parameter %q: there are %s, %s and %s", volume.ErrInvalid, key, paramPool, paramMode, paramFSType)
+			return p, "", fmt.Errorf("%w: unknown parameter %q: there are %s, %s, %s and %s", volume.ErrInvalid, key, paramPool, paramMode, paramTidy,
+				paramFSType)
 		}
 	}
 	return p, fsType, nil

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
@@ -103,12 +104,52 @@ type PoolInfo struct {
 	Jobs          int // layers queued for freeing or joining
 }
 
+// Mode says who moves when a volume writes what a snapshot keeps.
+type Mode uint8
+
+const (
+	// RedirectOnWrite (ROW): the new data goes to a new block. Best for writes.
+	RedirectOnWrite Mode = 0
+	// CopyOnWrite (COW): the old data is copied to a new block, and the new takes its place, so that the volume keeps its layout. Best for reads.
+	CopyOnWrite Mode = 1
+)
+
+func (m Mode) String() string {
+	switch m {
+	case RedirectOnWrite:
+		return "row"
+	case CopyOnWrite:
+		return "cow"
+	}
+	return fmt.Sprintf("mode %d", uint8(m))
+}
+
+// ParseMode reads what String gives. Empty is RedirectOnWrite.
+func ParseMode(s string) (Mode, error) {
+	switch s {
+	case "row", "":
+		return RedirectOnWrite, nil
+	case "cow":
+		return CopyOnWrite, nil
+	}
+	return 0, fmt.Errorf("%w: mode %q: want row (new data goes to new blocks) or cow (old data is copied away)", ErrInvalid, s)
+}
+
+func (m Mode) check() error {
+	if m > CopyOnWrite {
+		return fmt.Errorf("%w: %v", ErrInvalid, m)
+	}
+	return nil
+}
+
 // VolumeSpec describes a volume to make. At most one of FromSnapshot and FromVolume is set.
 type VolumeSpec struct {
 	Name         string
 	Size         int64 // bytes, a multiple of SizeUnit; 0 with a source: the source's size
 	FromSnapshot string
 	FromVolume   string
+	Mode         Mode
+	Tidy         bool // move its scattered blocks back into sequence in the background
 	Labels       map[string]string
 }
 
@@ -123,6 +164,8 @@ type VolumeInfo struct {
 	FromSnapshot string
 	FromVolume   string
 	Open         bool
+	Mode         Mode
+	Tidy         bool
 	CreatedAt    time.Time
 	Labels       map[string]string
 	Counters     *Counters // while open
@@ -135,7 +178,8 @@ type Counters struct {
 	Discards, Flushes            uint64
 	DataReads, DataReadBytes     uint64 // done on the pool's segments on its behalf
 	DataWrites, DataWriteBytes   uint64
-	FirstWrites, FirstWriteBytes uint64 // guest writes that needed new blocks
+	FirstWrites, FirstWriteBytes uint64 // guest writes that were redirected to new blocks
+	Copies, CopyBytes            uint64 // stretches of old data that COW copied away for guest writes
 }
 
 // SnapshotSpec describes a snapshot to take.

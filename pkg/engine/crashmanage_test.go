@@ -10,7 +10,8 @@ import (
 
 // manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
 func (g *guests) manage(ctx context.Context, r *rand.Rand) error {
-	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r), g.heldMove(r), g.heldWrite(r), g.heldSum(r)); err != nil {
+	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r), g.heldMove(r), g.heldWrite(r), g.heldSum(r),
+		g.heldCopy(r)); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -190,6 +191,9 @@ func (g *guests) changed(s *slot, m mark) (err error) {
 func (g *guests) createVolume(s *slot, from string) error {
 	m := g.begin(s, from)
 	spec := VolumeSpec{Name: s.name, FromSnapshot: from}
+	if len(g.slots) > 1 && s == g.slots[1] { // the others begin with ROW
+		spec.Mode = CopyOnWrite
+	}
 	if from == "" {
 		spec.Size = 1 << 20
 	}

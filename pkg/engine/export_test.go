@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
@@ -35,6 +36,22 @@ func (b *ModelBackend) Open() (*Pool, error) {
 
 // Kill lets a pool go as the death of its process does.
 func (b *ModelBackend) Kill(p *Pool) error { return (&testPool{Pool: p}).kill() }
+
+// Move gives other places to what the store has in a page of a volume's family.
+func (b *ModelBackend) Move(p *Pool, volume string, page uint32) error {
+	v, err := p.catalogue.volume(volume)
+	if err != nil {
+		return err
+	}
+	family := p.catalogue.layers[v.rec.Layer].rec.Family
+	list, err := storedRuns(p, family, page)
+	if err != nil {
+		return err
+	}
+	var count volumeCounters
+	_, err = p.relocate(relocation{family, page, list, func(n int) (uint64, int, error) { return p.alloc.Alloc(1<<62, n, alloc.Reserved) }, &count})
+	return err
+}
 
 // Layers counts what is in the pool's tree.
 func (b *ModelBackend) Layers(p *Pool) int { return len(p.catalogue.layers) }

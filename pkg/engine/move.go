@@ -34,7 +34,8 @@ type move struct {
 	family, page uint32
 	run          runs.Entry // what is moved, and where it is now
 	to           uint64     // where the copy is
-	heir         *Volume    // takes the old place, as its head's; nil: it becomes free
+	copied       copyState
+	heir         *Volume // takes the old place, as its head's; nil: it becomes free
 	rest         moveOutcome
 	top          uint64 // the generation that the heir's run of the old place carries
 }
@@ -55,6 +56,7 @@ type moves struct {
 	running bool
 
 	turn sync.Mutex // held while a group is committed
+	late []*move    // of a mutation only
 }
 
 type moveGroup struct {
@@ -140,7 +142,10 @@ func (p *Pool) commitGroup(g *moveGroup) error {
 	return p.commitThen(c.compose,
 		step{do: func() { p.dropCopies(g.list) }},
 		step{mutateCopySynced, func() {
-			if !p.breaks(mutateCopyPublish) {
+			if p.breaks(mutateCopyPublish) {
+				p.publishMoves(p.moves.late)
+				p.moves.late = g.list
+			} else {
 				p.publishMoves(g.list)
 			}
 			if p.breaks(mutateCopyPinned) {

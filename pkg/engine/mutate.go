@@ -28,14 +28,10 @@ const (
 	mutateMoveMark                 // writes in place do not ask for marks
 	mutateSumDrop                  // a join with a head leaves its generations their checksums until the background pass ends
 	mutateSumVoid                  // checksums read before a join with a head are stored after it
+	mutateCopySynced               // COW overwrites the old place before the commit that gives it to the head is durable
+	mutateCopyPinned               // COW overwrites the old place while older pins last
+	mutateCopyPublish              // COW overwrites the old place before maps show the copy
 	mutations
-)
-
-// COW's, until a workload has COW.
-const (
-	mutateCopySynced  = mutations + 1 + iota // COW overwrites the old place before the commit that gives it to the head is durable
-	mutateCopyPinned                         // COW overwrites the old place while older pins last
-	mutateCopyPublish                        // COW overwrites the old place before maps show the copy
 )
 
 // did tells a test that a rule's step is taken.

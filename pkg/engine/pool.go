@@ -38,6 +38,7 @@ type Pool struct {
 	moves   moves
 	marks   moveMarks
 	maps    openMaps
+	tidying sync.Mutex // one volume at a time; before all other locks but ops
 
 	// ops is held by one operation on the catalogue at a time. They take milliseconds, and what they may assume is simple for it.
 	ops       sync.Mutex

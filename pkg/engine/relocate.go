@@ -13,7 +13,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
-// copyBytes is the size of a copy's buffers: what one read and one write of a move carry at most.
+// copyBytes is the size of a copy's buffers, and of a move, at most.
 const copyBytes = 256 << 10
 
 var copyBuffers = sync.Pool{New: func() any { b := fsys.AlignedBuffer(copyBytes); return &b }}
@@ -62,6 +62,13 @@ func (p *Pool) relocate(r relocation) (moved int, err error) {
 func (p *Pool) copyRuns(r relocation) (list []*move, err error) {
 	pin := p.epochs.Pin()
 	defer p.epochs.Unpin(pin)
+	list, err = p.planMoves(r)
+	cerr := p.copyMoves(r.count, list)
+	return p.wholeCopies(list), errors.Join(err, cerr)
+}
+
+// planMoves finds new blocks for what is still where the list says. After an error it returns what it found until then.
+func (p *Pool) planMoves(r relocation) (list []*move, err error) {
 	it, err := p.store.db.NewIter(&pebble.IterOptions{LowerBound: format.RunPrefix(), UpperBound: format.Upper(format.RunPrefix())})
 	if err != nil {
 		return nil, fmt.Errorf("read runs to move: %w", err)
@@ -75,10 +82,13 @@ func (p *Pool) copyRuns(r relocation) (list []*move, err error) {
 		if !has(stored, e) || p.pendingRun(r.family, r.page, e) {
 			continue
 		}
-		copies, err := p.copyRun(r, e)
-		list = append(list, copies...)
-		if err != nil {
-			return list, err
+		for off := e.Off(); off < e.End(); {
+			place, n, err := r.where(min(e.End()-off, copyBytes/BlockSize))
+			if err != nil {
+				return list, err
+			}
+			list = append(list, &move{family: r.family, page: r.page, run: e.Sub(off, off+n), to: place})
+			off += n
 		}
 	}
 	return list, nil
@@ -119,54 +129,75 @@ func (p *pages) pendingOf(m *mapping, page uint32, e runs.Entry) bool {
 	return false
 }
 
-// copyRun copies a stretch of a run to new blocks, in as many pieces as these come in. After an error it returns the moves whose copies are whole;
-// the blocks of one that was not written stay taken until the pool is opened again, because the device may be at them still.
-func (p *Pool) copyRun(r relocation, e runs.Entry) (list []*move, err error) {
-	for e.Len() > 0 {
-		place, n, err := r.where(e.Len())
-		if err != nil {
-			return list, err
-		}
-		part := e.Sub(e.Off(), e.Off()+n)
-		if err := p.copyBlocks(r.count, part, place); err != nil {
-			if errors.Is(err, errCopyRead) {
-				p.alloc.Undo(extent{Place: place, N: n})
-			}
-			return list, err
-		}
-		list = append(list, &move{family: r.family, page: r.page, run: part, to: place})
-		if part.End() == e.End() {
-			break
-		}
-		e = e.Sub(part.End(), e.End())
-	}
-	return list, nil
-}
+// copyState is how far a move's copy has come.
+type copyState uint8
 
-// errCopyRead: what was to be copied cannot be read; nothing was written.
-var errCopyRead = errors.New("read what is to be copied")
+const (
+	copyNone  copyState = iota // nothing was written
+	copyWhole                  // written
+	copyTorn                   // its write went wrong, and the device may be at its blocks still
+)
 
-// copyBlocks copies a stretch of a run to new blocks.
-func (p *Pool) copyBlocks(count *volumeCounters, e runs.Entry, to uint64) error {
-	if e.Len() == 1 {
-		b := getBlock()
-		defer putBlock(b)
-		return p.copyPiece(count, e, to, *b)
-	}
-	b := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(b)
-	for off := e.Off(); off < e.End(); off += copyBytes / BlockSize {
-		piece := e.Sub(off, off+copyBytes/BlockSize)
-		if err := p.copyPiece(count, piece, to+uint64(off-e.Off()), (*b)[:piece.Len()*BlockSize]); err != nil {
+// copyMoves writes the moves' copies: what goes to blocks side by side in one write, however scattered it was.
+func (p *Pool) copyMoves(count *volumeCounters, list []*move) error {
+	for len(list) > 0 {
+		n, blocks := 1, list[0].run.Len()
+		for n < len(list) && list[n].to == list[0].to+uint64(blocks) && (blocks+list[n].run.Len())*BlockSize <= copyBytes {
+			blocks += list[n].run.Len()
+			n++
+		}
+		if err := p.copyTogether(count, list[:n], blocks); err != nil {
 			return err
 		}
+		list = list[n:]
 	}
 	return nil
 }
 
-func (p *Pool) copyPiece(count *volumeCounters, e runs.Entry, to uint64, b []byte) error {
-	if err := p.readData(count, b, e.Place(), 0); err != nil {
-		return errors.Join(errCopyRead, err)
+// copyTogether copies moves whose copies lie side by side, of so many blocks in all, copyBytes at most.
+func (p *Pool) copyTogether(count *volumeCounters, list []*move, blocks int) error {
+	var b []byte
+	if blocks == 1 {
+		buffer := getBlock()
+		defer putBlock(buffer)
+		b = *buffer
+	} else {
+		buffer := copyBuffers.Get().(*[]byte)
+		defer copyBuffers.Put(buffer)
+		b = (*buffer)[:blocks*BlockSize]
 	}
-	return p.writeData(count, b, to, 0)
+	err := sideBySide(len(list), func(from, to int) error {
+		for _, m := range list[from:to] {
+			part := b[(m.to-list[0].to)*BlockSize:][:m.run.Len()*BlockSize]
+			if err := p.readData(count, part, m.run.Place(), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read what is to be copied: %w", err)
+	}
+	state := copyWhole
+	if err = p.writeData(count, b, list[0].to, 0); err != nil {
+		state, err = copyTorn, fmt.Errorf("write copy: %w", err)
+	}
+	for _, m := range list {
+		m.copied = state
+	}
+	return err
+}
+
+// wholeCopies returns the moves whose copies are whole, in order, and gives the others' blocks back. Those of a write that went wrong stay taken
+// until the pool is opened again.
+func (p *Pool) wholeCopies(list []*move) (whole []*move) {
+	for _, m := range list {
+		switch m.copied {
+		case copyWhole:
+			whole = append(whole, m)
+		case copyNone:
+			p.alloc.Undo(extent{Place: m.to, N: m.run.Len()})
+		}
+	}
+	return whole
 }

@@ -28,6 +28,8 @@ type Volume struct {
 	gate    gate
 	size    atomic.Int64
 	closed  atomic.Bool
+	mode    atomic.Uint32 // a Mode
+	first   uint64        // generations from this one on were given to this volume; older ones it inherited
 	count   volumeCounters
 }
 
@@ -36,7 +38,7 @@ var _ block.Device = (*Volume)(nil)
 type volumeCounters struct {
 	reads, readBytes, writes, writeBytes, discards, flushes atomic.Uint64
 	dataReads, dataReadBytes, dataWrites, dataWriteBytes    atomic.Uint64
-	firstWrites, firstWriteBytes                            atomic.Uint64
+	firstWrites, firstWriteBytes, copies, copyBytes         atomic.Uint64
 }
 
 func (c *volumeCounters) snapshot() *Counters {
@@ -45,6 +47,7 @@ func (c *volumeCounters) snapshot() *Counters {
 		Discards: c.discards.Load(), Flushes: c.flushes.Load(),
 		DataReads: c.dataReads.Load(), DataReadBytes: c.dataReadBytes.Load(), DataWrites: c.dataWrites.Load(), DataWriteBytes: c.dataWriteBytes.Load(),
 		FirstWrites: c.firstWrites.Load(), FirstWriteBytes: c.firstWriteBytes.Load(),
+		Copies: c.copies.Load(), CopyBytes: c.copyBytes.Load(),
 	}
 }
 
@@ -122,7 +125,7 @@ func readPart(p *Pool, m *mapping, count *volumeCounters, page uint32, at int, b
 	if err != nil {
 		return err
 	}
-	if len(list) > 1 {
+	if list = runs.ByPlace(list); len(list) > 1 { // what COW took over lies among what it has not
 		return readScattered(p, count, list, at, b)
 	}
 	return readEntries(p, count, list, at, b)

@@ -45,6 +45,9 @@ func checkVolumeSpec(spec VolumeSpec) error {
 	if err := checkName("volume", spec.Name); err != nil {
 		return err
 	}
+	if err := spec.Mode.check(); err != nil {
+		return fmt.Errorf("volume %q: %w", spec.Name, err)
+	}
 	if spec.FromSnapshot != "" && spec.FromVolume != "" {
 		return fmt.Errorf("%w: volume %q cannot be made from a snapshot and a volume at once", ErrInvalid, spec.Name)
 	}
@@ -97,6 +100,7 @@ func (p *Pool) newVolume(spec VolumeSpec, size int64, parent *layer, mapped int6
 	v.rec = format.Volume{
 		Name: spec.Name, Size: uint64(size), Layer: head.id, Created: time.Now().UnixNano(), HasParent: parent != nil,
 		FromSnapshot: spec.FromSnapshot, FromVolume: spec.FromVolume, Labels: maps.Clone(spec.Labels),
+		Mode: byte(spec.Mode), Tidy: spec.Tidy, FirstGen: head.rec.Gens[0],
 	}
 	v.setMapped(mapped)
 	return v, head
@@ -190,7 +194,7 @@ func (p *Pool) volumeInfo(v *volume) VolumeInfo {
 	info := VolumeInfo{
 		Name: v.rec.Name, ID: fmt.Sprintf("%x", v.id), Size: int64(v.rec.Size), Mapped: v.mapped.Load() * BlockSize, Written: v.written.Load(),
 		HasParent: v.rec.HasParent, FromSnapshot: v.rec.FromSnapshot, FromVolume: v.rec.FromVolume, Open: v.open != nil,
-		CreatedAt: time.Unix(0, v.rec.Created).UTC(), Labels: maps.Clone(v.rec.Labels),
+		CreatedAt: time.Unix(0, v.rec.Created).UTC(), Labels: maps.Clone(v.rec.Labels), Mode: Mode(v.rec.Mode), Tidy: v.rec.Tidy,
 	}
 	if l := p.catalogue.layers[v.rec.Layer]; l != nil {
 		info.Owned = l.owned.Load() * BlockSize
@@ -284,6 +288,8 @@ func (p *Pool) OpenVolume(ctx context.Context, name string) (*Volume, error) {
 	open.mapping.id = p.nextMap.Add(1)
 	open.mapping.lineage.Store(p.catalogue.lineageOf(p.catalogue.layers[v.rec.Layer]))
 	open.size.Store(int64(v.rec.Size))
+	open.mode.Store(uint32(v.rec.Mode))
+	open.first = v.rec.FirstGen
 	p.maps.add(&open.mapping)
 	p.catalogue.mu.Lock()
 	defer p.catalogue.mu.Unlock()
@@ -306,6 +312,7 @@ func (p *Pool) closeVolume(ctx context.Context, v *Volume) error {
 		err = p.flush()
 	}
 	p.alloc.Forget(v.entry.id)
+	p.alloc.Forget(v.entry.id | copyOwner)
 	p.maps.remove(&v.mapping)
 	p.catalogue.mu.Lock()
 	defer p.catalogue.mu.Unlock()
@@ -396,4 +403,32 @@ func (p *Pool) RollbackVolume(ctx context.Context, name, snapshotName string) (V
 		return VolumeInfo{}, fmt.Errorf("roll back volume %q: %w", name, err)
 	}
 	return p.volumeInfo(v), nil
+}
+
+// VolumeChange says what ChangeVolume sets; nil: it stays as it is.
+type VolumeChange struct {
+	Mode *Mode // writes under way end as they began
+	Tidy *bool
+}
+
+// ChangeVolume sets a volume's options, open or not.
+func (p *Pool) ChangeVolume(ctx context.Context, name string, change VolumeChange) (VolumeInfo, error) {
+	if change.Mode != nil {
+		if err := change.Mode.check(); err != nil {
+			return VolumeInfo{}, fmt.Errorf("volume %q: %w", name, err)
+		}
+	}
+	return p.changeVolume(name, func(rec *format.Volume) error {
+		if change.Mode != nil {
+			rec.Mode = byte(*change.Mode)
+		}
+		if change.Tidy != nil {
+			rec.Tidy = *change.Tidy
+		}
+		return nil
+	}, func(v *volume) {
+		if v.open != nil {
+			v.open.mode.Store(uint32(v.rec.Mode))
+		}
+	})
 }

@@ -88,9 +88,14 @@ func (v *Volume) writePart(a *admission, page uint32, at int, b []byte) error {
 	if err != nil {
 		return err
 	}
-	w := partWrite{v: v, g: g, page: page, at: at, b: b, list: list}
-	w.gathers = at%BlockSize == 0 && len(b)%BlockSize == 0 && scattered(g, list, first, end)
-	return w.run(first, end)
+	w := partWrite{v: v, a: a, g: g, page: page, at: at, b: b, list: list}
+	if v.mode.Load() == uint32(RedirectOnWrite) { // COW keeps blocks where they are
+		w.gathers = at%BlockSize == 0 && len(b)%BlockSize == 0 && scattered(g, list, first, end)
+	}
+	if err := w.takeOver(first, end); err != nil {
+		return err
+	}
+	return w.finish(first, end)
 }
 
 // scatteredRun: a large write over blocks of the head that lie in pieces of so many blocks on average, or less, gathers them.
@@ -127,7 +132,7 @@ func ownsAll(g *lineage, list []runs.Entry, first, end int) bool {
 
 // overwrite writes in place what the head owns; list covers the range.
 func (v *Volume) overwrite(list []runs.Entry, at int, b []byte) error {
-	if len(list) > 1 {
+	if list = runs.ByPlace(list); len(list) > 1 {
 		return v.overwriteScattered(slices.Clone(list), at, b)
 	}
 	return v.overwriteOne(list[0], at, b)
@@ -141,6 +146,7 @@ func (v *Volume) overwriteOne(e runs.Entry, at int, b []byte) error {
 // partWrite is a write to one page that needs new blocks, or that is smaller than a block; it holds the lock of its range.
 type partWrite struct {
 	v    *Volume
+	a    *admission
 	g    *lineage
 	page uint32
 	at   int
@@ -152,6 +158,11 @@ type partWrite struct {
 	// removes their runs, released when it is durable and older pins have ended. So a write in place that looked the old place up before, and ends
 	// after, hurts nobody: it and this one were under way together, and either may have been the first.
 	gathers bool
+
+	// of COW
+	moved []*move
+	ended <-chan struct{} // closed when readers of the old places have ended
+	away  []runs.Entry    // what the head owns by these moves and must not overwrite, because they have not
 }
 
 // run keeps "a run enters the map, the pending set and the ring only after its data write returned, and before the acknowledgement": blocks and ring
@@ -234,7 +245,7 @@ func (w *partWrite) allocate(first, end int) error {
 	for i, pos := range at {
 		for stop := pos + want[i]; pos < stop; got = got[1:] {
 			e := runs.Data(pos, got[0].N, got[0].Place, w.g.top)
-			if w.hidesOwn(pos, pos+got[0].N) {
+			if w.hidesOwn(pos, pos+got[0].N) || w.replaces(pos, pos+got[0].N) {
 				e = e.Replacing()
 			}
 			w.news = append(w.news, e)

@@ -13,13 +13,28 @@ const MaxNameLen = 128
 // Mode says who moves when a block that a snapshot shows is written.
 type Mode string
 
-// ModeROW: the new data moves.
-const ModeROW Mode = "row"
+// The modes.
+const (
+	// ModeROW: the new data moves. Best for writes.
+	ModeROW Mode = "row"
+	// ModeCOW: the old data moves, and the volume keeps its layout. Best for reads.
+	ModeCOW Mode = "cow"
+)
+
+// Check refuses what is no mode. Empty is the service's default.
+func (m Mode) Check() error {
+	if m != "" && m != ModeROW && m != ModeCOW {
+		return fmt.Errorf("%w: mode %q: use %s (new data is redirected: best for writes) or %s (old data is copied away: best for reads)",
+			ErrInvalid, m, ModeROW, ModeCOW)
+	}
+	return nil
+}
 
 // Parameters are what a storage class may choose. The zero value of each means the service's default.
 type Parameters struct {
 	Pool string
 	Mode Mode
+	Tidy bool // move the volume's scattered blocks back into sequence in the background
 }
 
 // Source is what a new volume is a copy of: nothing, a snapshot or a volume.
@@ -82,8 +97,8 @@ func (r CreateRequest) Check() error {
 	if !r.Source.Snapshot.IsZero() && !r.Source.Volume.IsZero() {
 		return fmt.Errorf("%w: volume %q: a snapshot and a volume as sources, at most one is possible", ErrInvalid, r.Name)
 	}
-	if m := r.Parameters.Mode; m != "" && m != ModeROW {
-		return fmt.Errorf("%w: mode %q: use %s", ErrInvalid, m, ModeROW)
+	if err := r.Parameters.Mode.Check(); err != nil {
+		return fmt.Errorf("volume %q: %w", r.Name, err)
 	}
 	return CheckFS(r.FSType)
 }
@@ -138,6 +153,8 @@ func (v Volume) Satisfies(r CreateRequest) error {
 		return differs("parameter pool", orNone(v.Parameters.Pool), orNone(r.Parameters.Pool))
 	case v.Parameters.Mode != r.Parameters.Mode.orDefault():
 		return differs("mode", v.Parameters.Mode, r.Parameters.Mode.orDefault())
+	case v.Parameters.Tidy != r.Parameters.Tidy:
+		return differs("parameter tidy", v.Parameters.Tidy, r.Parameters.Tidy)
 	case !r.Capacity.Accepts(v.Sizing.Size):
 		return differs("size", v.Sizing.Size, fmt.Sprintf("%d to %d (0: no bound)", r.Capacity.Required, r.Capacity.Limit))
 	case !r.Placement.Allows(v.Node):
@@ -147,7 +164,9 @@ func (v Volume) Satisfies(r CreateRequest) error {
 }
 
 // Normal is the parameters with the defaults that a volume is recorded with.
-func (p Parameters) Normal() Parameters { return Parameters{Pool: p.Pool, Mode: p.Mode.orDefault()} }
+func (p Parameters) Normal() Parameters {
+	return Parameters{Pool: p.Pool, Mode: p.Mode.orDefault(), Tidy: p.Tidy}
+}
 
 func (m Mode) orDefault() Mode {
 	if m == "" {

@@ -21,7 +21,8 @@ func TestCreateRequestCheck(t *testing.T) {
 		{"C1 control character", CreateRequest{Name: "a\u0085"}, false},
 		{"not UTF-8", CreateRequest{Name: "a\xff"}, false},
 		{"file system", CreateRequest{Name: "a", FSType: "btrfs"}, false},
-		{"mode", CreateRequest{Name: "a", Parameters: Parameters{Mode: "cow"}}, false},
+		{"cow", CreateRequest{Name: "a", Parameters: Parameters{Mode: ModeCOW, Tidy: true}}, true},
+		{"mode", CreateRequest{Name: "a", Parameters: Parameters{Mode: "fast"}}, false},
 		{"two sources", CreateRequest{Name: "a", Source: Source{SnapshotIDOf("s"), VolumeIDOf("v")}}, false},
 	} {
 		if err := c.r.Check(); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrInvalid) {
@@ -41,6 +42,8 @@ func TestSatisfies(t *testing.T) {
 		ok     bool
 	}{
 		{"same", func(*CreateRequest) {}, true},
+		{"another mode", func(r *CreateRequest) { r.Parameters.Mode = ModeCOW }, false},
+		{"tidy", func(r *CreateRequest) { r.Parameters.Tidy = true }, false},
 		{"mode spelled out", func(r *CreateRequest) { r.Parameters.Mode = ModeROW }, true},
 		{"less", func(r *CreateRequest) { r.Capacity.Required = mi }, true},
 		{"on its node", func(r *CreateRequest) { r.Placement = Placement{Constrained: true, Requisite: []NodeID{"m", "n"}} }, true},

@@ -46,7 +46,7 @@ func (r *run) turn() {
 		programs = append(programs, r.workers(r.volumes[name])...)
 	}
 	c.workers = programs
-	manager := rapid.SliceOfN(rapid.IntRange(0, 6), 1, 12).Draw(r.T, "manager")
+	manager := rapid.SliceOfN(rapid.IntRange(0, 8), 1, 12).Draw(r.T, "manager")
 	picks := rapid.SliceOfN(rapid.IntRange(0, 1000), len(manager), len(manager)).Draw(r.T, "picks")
 	errs := make(chan error, len(programs)+1)
 	var wg sync.WaitGroup
@@ -156,6 +156,11 @@ func (c *turn) manage(kinds, picks []int) error {
 			err = c.take("", v)
 		case kind == 3 && len(c.snapshots) < maxSnapshots:
 			err = c.take(c.name("g"), slices.Collect(maps.Values(c.volumes))...)
+		case kind == 7:
+			mode := engine.Mode(picks[i] % 2)
+			_, err = c.pool.ChangeVolume(c.ctx, v.name, engine.VolumeChange{Mode: &mode})
+		case kind == 8:
+			err = c.backend.Move(c.pool, v.name, 0)
 		case len(c.snapshots) == 0:
 		case kind == 4:
 			err = c.restoreAndDelete(picks[i])

@@ -62,7 +62,7 @@ func (r *run) create() {
 		r.Skip("enough volumes")
 	}
 	v := &volume{name: r.name("v"), image: newImage(r.draw64("MiB", 1, 9) * mebi)}
-	_, err := r.pool.CreateVolume(r.ctx, engine.VolumeSpec{Name: v.name, Size: v.size})
+	_, err := r.pool.CreateVolume(r.ctx, engine.VolumeSpec{Name: v.name, Size: v.size, Mode: r.anyMode()})
 	r.must(err)
 	r.changed(v.image, 0, 0) // the beginning of its family
 	r.volumes[v.name] = v
@@ -133,7 +133,7 @@ func (r *run) from(spec engine.VolumeSpec, img *image) {
 		v.size += r.draw64("MiB more", 0, 3) * mebi
 		spec.Size = v.size
 	}
-	spec.Name = v.name
+	spec.Name, spec.Mode = v.name, r.anyMode()
 	_, err := r.pool.CreateVolume(r.ctx, spec)
 	r.must(err)
 	r.volumes[v.name] = v
@@ -184,6 +184,23 @@ func (r *run) grow() {
 	if info.Size != v.size || v.dev.Size() != v.size {
 		r.Fatalf("grown to %d bytes, it says %d, and its device %d", v.size, info.Size, v.dev.Size())
 	}
+	r.check()
+}
+
+func (r *run) anyMode() engine.Mode { return engine.Mode(r.draw("mode", 0, 1)) }
+
+func (r *run) mode() {
+	v, mode := r.anyVolume(), r.anyMode()
+	info, err := r.pool.ChangeVolume(r.ctx, v.name, engine.VolumeChange{Mode: &mode})
+	r.must(err)
+	if info.Mode != mode {
+		r.Fatalf("set to %v, it says %v", mode, info.Mode)
+	}
+}
+
+func (r *run) move() {
+	v := r.anyVolume()
+	r.must(r.backend.Move(r.pool, v.name, uint32(r.draw("page", 0, 2))))
 	r.check()
 }
 

@@ -17,6 +17,8 @@ type Backend interface {
 	Open() (*engine.Pool, error)
 	// Kill lets a pool go as the death of its process does.
 	Kill(p *engine.Pool) error
+	// Move gives what a volume shows in a page other places.
+	Move(p *engine.Pool, volume string, page uint32) error
 	// Layers counts what is in the pool's tree.
 	Layers(p *engine.Pool) int
 }
@@ -85,6 +87,8 @@ func Run(t *rapid.T, b Backend) {
 		"roll back":      r.of((*run).rollback),
 		"delete volume":  r.of((*run).deleteVolume),
 		"grow":           r.of((*run).grow),
+		"mode":           r.of((*run).mode),
+		"move":           r.of((*run).move),
 		"label":          r.of((*run).label),
 		"reattach":       r.of((*run).reattach),
 		"ranges":         r.of((*run).diffs),

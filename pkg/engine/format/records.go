@@ -73,6 +73,9 @@ type Volume struct {
 	HasParent    bool
 	FromSnapshot string
 	FromVolume   string
+	Mode         byte   // 0: ROW, 1: COW
+	FirstGen     uint64 // of its first head; older generations in its ancestry are what it inherited
+	Tidy         bool   // its blocks are moved back into sequence in the background
 	Labels       map[string]string
 }
 
@@ -163,6 +166,8 @@ func (r Volume) Encode() []byte {
 	e.bool(r.HasParent)
 	e.string(r.FromSnapshot)
 	e.string(r.FromVolume)
+	e.uvarint(uint64(r.Mode), r.FirstGen)
+	e.bool(r.Tidy)
 	e.labels(r.Labels)
 	return e.b
 }
@@ -173,6 +178,7 @@ func ParseVolume(b []byte) (r Volume, err error) {
 	r.Size, r.Layer, r.Created = d.uvarint(), d.uvarint(), int64(d.uvarint())
 	r.HasParent = d.bool()
 	r.FromSnapshot, r.FromVolume = d.string(), d.string()
+	r.Mode, r.FirstGen, r.Tidy = d.mode(), d.uvarint(), d.bool()
 	r.Labels = d.labels()
 	return r, d.wrap("volume record")
 }
@@ -328,6 +334,14 @@ func (d *decoder) bool() bool {
 		d.err = fmt.Errorf("%w: flag is %d", ErrCorrupt, v[0])
 	}
 	return d.err == nil && v[0] == 1
+}
+
+func (d *decoder) mode() byte {
+	v := d.uvarint()
+	if d.err == nil && v > 1 {
+		d.err = fmt.Errorf("%w: mode %d", ErrCorrupt, v)
+	}
+	return byte(v)
 }
 
 func (d *decoder) string() string { return string(d.bytes(d.uvarint())) }

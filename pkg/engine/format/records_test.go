@@ -54,7 +54,8 @@ func TestRecordsRoundTrip(t *testing.T) {
 		roundTrip(t, l, l.Encode(), ParseLayer)
 		lu := LayerUse{num.Draw(t, "owned"), num.Draw(t, "pages")}
 		roundTrip(t, lu, lu.Encode(), ParseLayerUse)
-		v := Volume{str.Draw(t, "name"), num.Draw(t, "size"), 4, 5, rapid.Bool().Draw(t, "has"), str.Draw(t, "fs"), str.Draw(t, "fv"), labelsOf(t)}
+		v := Volume{str.Draw(t, "name"), num.Draw(t, "size"), 4, 5, rapid.Bool().Draw(t, "has"), str.Draw(t, "fs"), str.Draw(t, "fv"), byte(rapid.IntRange(0, 1).Draw(t, "mode")),
+			num.Draw(t, "first"), rapid.Bool().Draw(t, "tidy"), labelsOf(t)}
 		roundTrip(t, v, v.Encode(), ParseVolume)
 		vu := VolumeUse{num.Draw(t, "mapped"), rapid.Bool().Draw(t, "written")}
 		roundTrip(t, vu, vu.Encode(), ParseVolumeUse)
@@ -69,6 +70,24 @@ func TestRecordsRoundTrip(t *testing.T) {
 		}
 		roundTrip(t, sg, sg.Encode(), ParseSegment)
 	})
+}
+
+// The example's bytes are the format's.
+func TestVolumeGolden(t *testing.T) {
+	rec := Volume{
+		Name: "orders", Size: 8 << 30, Layer: 18, Created: 1767225600000000000, HasParent: true, FromSnapshot: "orders-nightly", FromVolume: "",
+		Mode: 1, FirstGen: 12, Tidy: true, Labels: map[string]string{"app": "shop"},
+	}
+	want, err := os.ReadFile("testdata/volume-v1.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rec.Encode(); !bytes.Equal(got, want) {
+		t.Errorf("encoded:\n% x\nwant:\n% x", got, want)
+	}
+	if got, err := ParseVolume(want); err != nil || !reflect.DeepEqual(got, rec) {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
 
 // The example's bytes are the format's.

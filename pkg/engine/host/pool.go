@@ -29,6 +29,8 @@ type Pool interface {
 	Volume(name string) (engine.VolumeInfo, error)
 	Volumes() []engine.VolumeInfo
 	SetVolumeLabels(ctx context.Context, name string, set map[string]string) (engine.VolumeInfo, error)
+	ChangeVolume(ctx context.Context, name string, change engine.VolumeChange) (engine.VolumeInfo, error)
+	Tidy(ctx context.Context, spec engine.TidySpec) (engine.TidyStep, error)
 	GrowVolume(ctx context.Context, name string, size int64) (engine.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
 	OpenVolume(ctx context.Context, name string) (Volume, error)

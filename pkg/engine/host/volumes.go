@@ -49,6 +49,24 @@ func (h *Host) SetVolumeLabels(ctx context.Context, pool, name string, set map[s
 	return info, err
 }
 
+// ChangeVolume sets a volume's options, attached or not.
+func (h *Host) ChangeVolume(ctx context.Context, pool, name string, change engine.VolumeChange) (info engine.VolumeInfo, err error) {
+	err = h.withVolume(ctx, pool, name, func(p Pool) error {
+		info, err = p.ChangeVolume(ctx, name, change)
+		return err
+	})
+	return info, err
+}
+
+// Tidy moves a volume's scattered blocks back into sequence, for about a second. The volume's lock is not taken: it may be in any use meanwhile.
+func (h *Host) Tidy(ctx context.Context, pool string, spec engine.TidySpec) (step engine.TidyStep, err error) {
+	err = h.with(ctx, pool, func(p Pool) error {
+		step, err = p.Tidy(ctx, spec)
+		return err
+	})
+	return step, err
+}
+
 // GrowVolume grows a volume and the device that shows it. When the second half failed, asking again does just that half.
 func (h *Host) GrowVolume(ctx context.Context, pool, name string, size int64) (info engine.VolumeInfo, err error) {
 	err = h.withVolume(ctx, pool, name, func(p Pool) error {

@@ -167,6 +167,7 @@ func (c *Client) Scrub(ctx context.Context, pool string, spec engine.ScrubSpec) 
 func (c *Client) CreateVolume(ctx context.Context, pool string, s engine.VolumeSpec) (engine.VolumeInfo, error) {
 	m, err := c.engine.CreateVolume(ctx, &pb.CreateVolumeRequest{
 		Pool: pool, Name: s.Name, Size: s.Size, FromSnapshot: s.FromSnapshot, FromVolume: s.FromVolume, Labels: s.Labels,
+		Mode: pb.VolumeMode(s.Mode), Tidy: s.Tidy,
 	})
 	return result(c, m, err, volumeFromWire)
 }
@@ -199,6 +200,22 @@ func (c *Client) DeleteVolume(ctx context.Context, pool, name string) error {
 func (c *Client) SetVolumeLabels(ctx context.Context, pool, name string, set map[string]string) (engine.VolumeInfo, error) {
 	m, err := c.engine.SetVolumeLabels(ctx, &pb.SetVolumeLabelsRequest{Pool: pool, Name: name, Set: set})
 	return result(c, m, err, volumeFromWire)
+}
+
+// ChangeVolume sets a volume's options, attached or not.
+func (c *Client) ChangeVolume(ctx context.Context, pool, name string, change engine.VolumeChange) (engine.VolumeInfo, error) {
+	r := &pb.ChangeVolumeRequest{Pool: pool, Name: name, Tidy: change.Tidy}
+	if change.Mode != nil {
+		r.Mode = pb.VolumeMode(*change.Mode).Enum()
+	}
+	m, err := c.engine.ChangeVolume(ctx, r)
+	return result(c, m, err, volumeFromWire)
+}
+
+// Tidy moves a volume's scattered blocks back into sequence, for about a second; go on with Next.
+func (c *Client) Tidy(ctx context.Context, pool string, s engine.TidySpec) (engine.TidyStep, error) {
+	m, err := c.engine.TidyVolume(ctx, &pb.TidyVolumeRequest{Pool: pool, Name: s.Volume, Start: s.Start, Rate: s.Rate})
+	return result(c, m, err, tidyFromWire)
 }
 
 // RollbackVolume puts a volume that is not attached back to a snapshot of its own.

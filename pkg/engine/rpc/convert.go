@@ -37,7 +37,7 @@ func volumeToWire(v engine.VolumeInfo) *pb.Volume {
 	return &pb.Volume{
 		Name: v.Name, Id: v.ID, Size: v.Size, Mapped: v.Mapped, Owned: v.Owned, Written: v.Written, HasParent: v.HasParent,
 		FromSnapshot: v.FromSnapshot, FromVolume: v.FromVolume, Open: v.Open, CreatedAt: timeToWire(v.CreatedAt), Labels: v.Labels,
-		Counters: countersToWire(v.Counters),
+		Counters: countersToWire(v.Counters), Mode: pb.VolumeMode(v.Mode), Tidy: v.Tidy,
 	}
 }
 
@@ -46,6 +46,7 @@ func volumeFromWire(v *pb.Volume) engine.VolumeInfo {
 		Name: v.GetName(), ID: v.GetId(), Size: v.GetSize(), Mapped: v.GetMapped(), Owned: v.GetOwned(), Written: v.GetWritten(),
 		HasParent: v.GetHasParent(), FromSnapshot: v.GetFromSnapshot(), FromVolume: v.GetFromVolume(), Open: v.GetOpen(),
 		CreatedAt: timeFromWire(v.GetCreatedAt()), Labels: v.GetLabels(), Counters: countersFromWire(v.GetCounters()),
+		Mode: engine.Mode(v.GetMode()), Tidy: v.GetTidy(),
 	}
 }
 
@@ -56,7 +57,7 @@ func countersToWire(c *engine.Counters) *pb.Counters {
 	return &pb.Counters{
 		Reads: c.Reads, ReadBytes: c.ReadBytes, Writes: c.Writes, WriteBytes: c.WriteBytes, Discards: c.Discards, Flushes: c.Flushes,
 		DataReads: c.DataReads, DataReadBytes: c.DataReadBytes, DataWrites: c.DataWrites, DataWriteBytes: c.DataWriteBytes,
-		FirstWrites: c.FirstWrites, FirstWriteBytes: c.FirstWriteBytes,
+		FirstWrites: c.FirstWrites, FirstWriteBytes: c.FirstWriteBytes, Copies: c.Copies, CopyBytes: c.CopyBytes,
 	}
 }
 
@@ -69,6 +70,7 @@ func countersFromWire(c *pb.Counters) *engine.Counters {
 		Discards: c.GetDiscards(), Flushes: c.GetFlushes(), DataReads: c.GetDataReads(), DataReadBytes: c.GetDataReadBytes(),
 		DataWrites: c.GetDataWrites(), DataWriteBytes: c.GetDataWriteBytes(),
 		FirstWrites: c.GetFirstWrites(), FirstWriteBytes: c.GetFirstWriteBytes(),
+		Copies: c.GetCopies(), CopyBytes: c.GetCopyBytes(),
 	}
 }
 
@@ -84,6 +86,14 @@ func snapshotFromWire(s *pb.Snapshot) engine.SnapshotInfo {
 		Name: s.GetName(), ID: s.GetId(), Volume: s.GetVolume(), VolumeID: s.GetVolumeId(), Size: s.GetSize(), Owned: s.GetOwned(),
 		CreatedAt: timeFromWire(s.GetCreatedAt()), Labels: s.GetLabels(), Group: s.GetGroup(),
 	}
+}
+
+func tidyToWire(t engine.TidyStep) *pb.TidyStep {
+	return &pb.TidyStep{Size: t.Size, Next: t.Next, Pages: t.Pages, Moved: t.Moved, Skipped: t.Skipped}
+}
+
+func tidyFromWire(t *pb.TidyStep) engine.TidyStep {
+	return engine.TidyStep{Size: t.GetSize(), Next: t.GetNext(), Pages: t.GetPages(), Moved: t.GetMoved(), Skipped: t.GetSkipped()}
 }
 
 func rangesToWire(p engine.DiffPage) *pb.RangesPage {

@@ -37,7 +37,7 @@ func fill(t *testing.T, v reflect.Value, n *int64) {
 			f.SetInt(*n)
 		case reflect.Float64:
 			f.SetFloat(float64(*n) / 4)
-		case reflect.Uint64:
+		case reflect.Uint64, reflect.Uint8:
 			f.SetUint(uint64(*n))
 		case reflect.Bool:
 			f.SetBool(true)
@@ -79,6 +79,7 @@ func TestEveryFieldCrosses(t *testing.T) {
 	roundTrip[engine.PoolInfo](t, poolToWire, poolFromWire)
 	roundTrip[engine.VolumeInfo](t, volumeToWire, volumeFromWire)
 	roundTrip[engine.SnapshotInfo](t, snapshotToWire, snapshotFromWire)
+	roundTrip[engine.TidyStep](t, tidyToWire, tidyFromWire)
 	roundTrip[engine.CheckReport](t, checkToWire, checkFromWire)
 	roundTrip[engine.ScrubReport](t, scrubToWire, scrubFromWire)
 	roundTrip[engine.ScrubProblem](t, problemToWire, problemFromWire)

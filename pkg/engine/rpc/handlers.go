@@ -115,6 +115,7 @@ func (s *Server) ScrubPool(r *pb.ScrubPoolRequest, stream grpc.ServerStreamingSe
 func (s *Server) CreateVolume(ctx context.Context, r *pb.CreateVolumeRequest) (*pb.Volume, error) {
 	v, err := s.host.CreateVolume(ctx, r.Pool, engine.VolumeSpec{
 		Name: r.Name, Size: r.Size, FromSnapshot: r.FromSnapshot, FromVolume: r.FromVolume, Labels: r.Labels,
+		Mode: engine.Mode(r.Mode), Tidy: r.Tidy,
 	})
 	return answer(v, err, volumeToWire)
 }
@@ -146,6 +147,23 @@ func (s *Server) DeleteVolume(ctx context.Context, r *pb.DeleteVolumeRequest) (*
 func (s *Server) SetVolumeLabels(ctx context.Context, r *pb.SetVolumeLabelsRequest) (*pb.Volume, error) {
 	v, err := s.host.SetVolumeLabels(ctx, r.Pool, r.Name, r.Set)
 	return answer(v, err, volumeToWire)
+}
+
+// ChangeVolume implements the call.
+func (s *Server) ChangeVolume(ctx context.Context, r *pb.ChangeVolumeRequest) (*pb.Volume, error) {
+	c := engine.VolumeChange{Tidy: r.Tidy}
+	if r.Mode != nil {
+		mode := engine.Mode(*r.Mode)
+		c.Mode = &mode
+	}
+	v, err := s.host.ChangeVolume(ctx, r.Pool, r.Name, c)
+	return answer(v, err, volumeToWire)
+}
+
+// TidyVolume implements the call.
+func (s *Server) TidyVolume(ctx context.Context, r *pb.TidyVolumeRequest) (*pb.TidyStep, error) {
+	t, err := s.host.Tidy(ctx, r.Pool, engine.TidySpec{Volume: r.Name, Start: r.Start, Rate: r.Rate})
+	return answer(t, err, tidyToWire)
 }
 
 // RollbackVolume implements the call.

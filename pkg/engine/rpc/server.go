@@ -40,6 +40,8 @@ type Host interface {
 	GrowVolume(ctx context.Context, pool, name string, size int64) (engine.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, pool, name string) error
 	SetVolumeLabels(ctx context.Context, pool, name string, set map[string]string) (engine.VolumeInfo, error)
+	ChangeVolume(ctx context.Context, pool, name string, change engine.VolumeChange) (engine.VolumeInfo, error)
+	Tidy(ctx context.Context, pool string, spec engine.TidySpec) (engine.TidyStep, error)
 	RollbackVolume(ctx context.Context, pool, volume, snapshot string) (engine.VolumeInfo, error)
 
 	Attach(ctx context.Context, pool, volume string, readOnly bool) (host.Attachment, error)

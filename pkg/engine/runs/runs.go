@@ -282,6 +282,20 @@ func Slice(out, list []Entry, off, end int) []Entry {
 	return out
 }
 
+// ByPlace joins entries that continue one another in blocks and places, whatever their generations: for who only wants to read or write there. It
+// reuses the list; the generations in it mean nothing any more.
+func ByPlace(list []Entry) []Entry {
+	out := list[:0]
+	for _, e := range list {
+		if n := len(out); n > 0 && out[n-1].End() == e.Off() && !e.IsZero() && !out[n-1].IsZero() && out[n-1].Place()+uint64(out[n-1].Len()) == e.Place() {
+			out[n-1] = join(out[n-1], e)
+		} else {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 // Overlaps tells whether any entry touches [off, end).
 func Overlaps(list []Entry, off, end int) bool {
 	i := search(list, off)

@@ -154,3 +154,17 @@ func BenchmarkFlatten(b *testing.B) {
 		Flatten(list)
 	}
 }
+
+func TestByPlace(t *testing.T) {
+	list := []Entry{Data(0, 2, 100, 1), Data(2, 1, 102, 2), Zero(3, 1, 2), Zero(4, 1, 3), Data(5, 1, 104, 1), Data(7, 1, 105, 1), Data(8, 1, 107, 1)}
+	want := [][3]int{{0, 3, 100}, {3, 1, -1}, {4, 1, -1}, {5, 1, 104}, {7, 1, 105}, {8, 1, 107}}
+	got := ByPlace(list)
+	if len(got) != len(want) {
+		t.Fatalf("%v", got)
+	}
+	for i, w := range want {
+		if e := got[i]; e.Off() != w[0] || e.Len() != w[1] || e.IsZero() != (w[2] < 0) || (!e.IsZero() && e.Place() != uint64(w[2])) {
+			t.Errorf("entry %d is %v, want %v", i, e, w)
+		}
+	}
+}

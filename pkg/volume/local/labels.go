@@ -14,7 +14,8 @@ const (
 	labelFSType    = "fsType"    // absent for raw block
 	labelPool      = "param.pool"
 	labelMode      = "param.mode"
-	labelFormat    = "format" // volume.FormatState; absent for FormatNone
+	labelTidy      = "param.tidy" // "true", or absent
+	labelFormat    = "format"     // volume.FormatState; absent for FormatNone
 )
 
 func volumeLabels(r volume.CreateRequest, s volume.Sizing) map[string]string {
@@ -23,6 +24,9 @@ func volumeLabels(r volume.CreateRequest, s volume.Sizing) map[string]string {
 	labels[labelName], labels[labelMode] = r.Name, string(p.Mode)
 	setUnlessEmpty(labels, labelFSType, r.FSType)
 	setUnlessEmpty(labels, labelPool, p.Pool)
+	if p.Tidy {
+		labels[labelTidy] = "true"
+	}
 	return labels
 }
 
@@ -47,8 +51,11 @@ func (s *Service) toVolume(pool string, info engine.VolumeInfo, attached bool) v
 	fs := info.Labels[labelFSType]
 	v := volume.Volume{
 		Name: info.Labels[labelName], Sizing: sizing(info.Size, info.Labels, fs), FSType: fs,
-		Parameters: volume.Parameters{Pool: info.Labels[labelPool], Mode: volume.Mode(info.Labels[labelMode])}.Normal(),
-		Node:       s.cfg.Node, Pool: pool, CreatedAt: info.CreatedAt, Format: volume.FormatState(info.Labels[labelFormat]),
+		// As asked for when it was made: the engine's own may have been changed since.
+		Parameters: volume.Parameters{
+			Pool: info.Labels[labelPool], Mode: volume.Mode(info.Labels[labelMode]), Tidy: info.Labels[labelTidy] == "true",
+		}.Normal(),
+		Node: s.cfg.Node, Pool: pool, CreatedAt: info.CreatedAt, Format: volume.FormatState(info.Labels[labelFormat]),
 		Written: info.Written, HasParent: info.HasParent, Attached: attached, Mapped: info.Mapped,
 	}
 	// Names that are no handles are those of sources that were not made here; the zero ID stands for them.

@@ -70,6 +70,11 @@ func (s *Service) Create(ctx context.Context, r volume.CreateRequest) (volume.Vo
 		return volume.Volume{}, fmt.Errorf("%w: the pool is on node %s", volume.ErrPlacement, s.cfg.Node)
 	}
 	spec := engine.VolumeSpec{Name: r.ID().String(), FromSnapshot: r.Source.Snapshot.String(), FromVolume: r.Source.Volume.String()}
+	var err error
+	if spec.Mode, err = engine.ParseMode(string(r.Parameters.Mode)); err != nil {
+		return volume.Volume{}, translate(err)
+	}
+	spec.Tidy = r.Parameters.Tidy
 	origin, err := s.origin(ctx, r)
 	if err != nil {
 		return volume.Volume{}, err

@@ -107,6 +107,29 @@ func (p *Pool) SetVolumeLabels(ctx context.Context, name string, set map[string]
 	})
 }
 
+// ChangeVolume sets a volume's options.
+func (p *Pool) ChangeVolume(ctx context.Context, name string, change engine.VolumeChange) (engine.VolumeInfo, error) {
+	return p.change(ctx, "ChangeVolume", name, func(i *engine.VolumeInfo) error {
+		if change.Mode != nil {
+			i.Mode = *change.Mode
+		}
+		if change.Tidy != nil {
+			i.Tidy = *change.Tidy
+		}
+		return nil
+	})
+}
+
+// Tidy says that half of the volume was done, or the rest.
+func (p *Pool) Tidy(ctx context.Context, spec engine.TidySpec) (engine.TidyStep, error) {
+	info, err := p.change(ctx, "Tidy", spec.Volume, func(*engine.VolumeInfo) error { return nil })
+	step := engine.TidyStep{Size: info.Size, Pages: 1, Moved: 4 << 20}
+	if spec.Start == 0 {
+		step.Next = info.Size / 2
+	}
+	return step, err
+}
+
 // GrowVolume grows a volume.
 func (p *Pool) GrowVolume(ctx context.Context, name string, size int64) (engine.VolumeInfo, error) {
 	return p.change(ctx, "GrowVolume", name, func(i *engine.VolumeInfo) error {

@@ -26,6 +26,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// VolumeMode says who moves when a volume writes what a snapshot keeps.
+type VolumeMode int32
+
+const (
+	// Redirect on write: the new data.
+	VolumeMode_VOLUME_MODE_ROW VolumeMode = 0
+	// Copy on write: the old data.
+	VolumeMode_VOLUME_MODE_COW VolumeMode = 1
+)
+
+// Enum value maps for VolumeMode.
+var (
+	VolumeMode_name = map[int32]string{
+		0: "VOLUME_MODE_ROW",
+		1: "VOLUME_MODE_COW",
+	}
+	VolumeMode_value = map[string]int32{
+		"VOLUME_MODE_ROW": 0,
+		"VOLUME_MODE_COW": 1,
+	}
+)
+
+func (x VolumeMode) Enum() *VolumeMode {
+	p := new(VolumeMode)
+	*p = x
+	return p
+}
+
+func (x VolumeMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VolumeMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_engine_proto_enumTypes[0].Descriptor()
+}
+
+func (VolumeMode) Type() protoreflect.EnumType {
+	return &file_engine_proto_enumTypes[0]
+}
+
+func (x VolumeMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VolumeMode.Descriptor instead.
+func (VolumeMode) EnumDescriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{0}
+}
+
 // ErrorDetail is the one detail of every status that comes from the engine.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1290,7 +1339,10 @@ type Volume struct {
 	CreatedAt    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	Labels       map[string]string      `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Absent while the volume is not open.
-	Counters      *Counters `protobuf:"bytes,13,opt,name=counters,proto3" json:"counters,omitempty"`
+	Counters *Counters  `protobuf:"bytes,13,opt,name=counters,proto3" json:"counters,omitempty"`
+	Mode     VolumeMode `protobuf:"varint,14,opt,name=mode,proto3,enum=rowan.engine.v1.VolumeMode" json:"mode,omitempty"`
+	// Its blocks are moved back into sequence in the background.
+	Tidy          bool `protobuf:"varint,15,opt,name=tidy,proto3" json:"tidy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1416,6 +1468,20 @@ func (x *Volume) GetCounters() *Counters {
 	return nil
 }
 
+func (x *Volume) GetMode() VolumeMode {
+	if x != nil {
+		return x.Mode
+	}
+	return VolumeMode_VOLUME_MODE_ROW
+}
+
+func (x *Volume) GetTidy() bool {
+	if x != nil {
+		return x.Tidy
+	}
+	return false
+}
+
 type Counters struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Reads           uint64                 `protobuf:"varint,1,opt,name=reads,proto3" json:"reads,omitempty"`
@@ -1430,6 +1496,8 @@ type Counters struct {
 	DataWriteBytes  uint64                 `protobuf:"varint,10,opt,name=data_write_bytes,json=dataWriteBytes,proto3" json:"data_write_bytes,omitempty"`
 	FirstWrites     uint64                 `protobuf:"varint,11,opt,name=first_writes,json=firstWrites,proto3" json:"first_writes,omitempty"`
 	FirstWriteBytes uint64                 `protobuf:"varint,12,opt,name=first_write_bytes,json=firstWriteBytes,proto3" json:"first_write_bytes,omitempty"`
+	Copies          uint64                 `protobuf:"varint,13,opt,name=copies,proto3" json:"copies,omitempty"`
+	CopyBytes       uint64                 `protobuf:"varint,14,opt,name=copy_bytes,json=copyBytes,proto3" json:"copy_bytes,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1548,6 +1616,20 @@ func (x *Counters) GetFirstWriteBytes() uint64 {
 	return 0
 }
 
+func (x *Counters) GetCopies() uint64 {
+	if x != nil {
+		return x.Copies
+	}
+	return 0
+}
+
+func (x *Counters) GetCopyBytes() uint64 {
+	if x != nil {
+		return x.CopyBytes
+	}
+	return 0
+}
+
 type CreateVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -1556,6 +1638,8 @@ type CreateVolumeRequest struct {
 	FromSnapshot  string                 `protobuf:"bytes,4,opt,name=from_snapshot,json=fromSnapshot,proto3" json:"from_snapshot,omitempty"`
 	FromVolume    string                 `protobuf:"bytes,5,opt,name=from_volume,json=fromVolume,proto3" json:"from_volume,omitempty"`
 	Labels        map[string]string      `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Mode          VolumeMode             `protobuf:"varint,7,opt,name=mode,proto3,enum=rowan.engine.v1.VolumeMode" json:"mode,omitempty"`
+	Tidy          bool                   `protobuf:"varint,8,opt,name=tidy,proto3" json:"tidy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1630,6 +1714,20 @@ func (x *CreateVolumeRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *CreateVolumeRequest) GetMode() VolumeMode {
+	if x != nil {
+		return x.Mode
+	}
+	return VolumeMode_VOLUME_MODE_ROW
+}
+
+func (x *CreateVolumeRequest) GetTidy() bool {
+	if x != nil {
+		return x.Tidy
+	}
+	return false
 }
 
 type ListVolumesRequest struct {
@@ -1936,6 +2034,224 @@ func (x *SetVolumeLabelsRequest) GetSet() map[string]string {
 	return nil
 }
 
+type ChangeVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Absent: as it is.
+	Mode          *VolumeMode `protobuf:"varint,3,opt,name=mode,proto3,enum=rowan.engine.v1.VolumeMode,oneof" json:"mode,omitempty"`
+	Tidy          *bool       `protobuf:"varint,4,opt,name=tidy,proto3,oneof" json:"tidy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeVolumeRequest) Reset() {
+	*x = ChangeVolumeRequest{}
+	mi := &file_engine_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeVolumeRequest) ProtoMessage() {}
+
+func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ChangeVolumeRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ChangeVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChangeVolumeRequest) GetMode() VolumeMode {
+	if x != nil && x.Mode != nil {
+		return *x.Mode
+	}
+	return VolumeMode_VOLUME_MODE_ROW
+}
+
+func (x *ChangeVolumeRequest) GetTidy() bool {
+	if x != nil && x.Tidy != nil {
+		return *x.Tidy
+	}
+	return false
+}
+
+type TidyVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What lies before is left out; a step's next goes here for the step after it.
+	Start int64 `protobuf:"varint,3,opt,name=start,proto3" json:"start,omitempty"`
+	// Bytes copied a second at most; 0: the engine's default; negative: as fast as it goes.
+	Rate          int64 `protobuf:"varint,4,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TidyVolumeRequest) Reset() {
+	*x = TidyVolumeRequest{}
+	mi := &file_engine_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TidyVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TidyVolumeRequest) ProtoMessage() {}
+
+func (x *TidyVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TidyVolumeRequest.ProtoReflect.Descriptor instead.
+func (*TidyVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TidyVolumeRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *TidyVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TidyVolumeRequest) GetStart() int64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *TidyVolumeRequest) GetRate() int64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+type TidyStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Size  int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// Where the next step starts; 0: this was the last.
+	Next  int64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	Pages int64 `protobuf:"varint,3,opt,name=pages,proto3" json:"pages,omitempty"`
+	// In bytes.
+	Moved int64 `protobuf:"varint,4,opt,name=moved,proto3" json:"moved,omitempty"`
+	// Pages left as they are, because there is no free space in one piece for them.
+	Skipped       int64 `protobuf:"varint,5,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TidyStep) Reset() {
+	*x = TidyStep{}
+	mi := &file_engine_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TidyStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TidyStep) ProtoMessage() {}
+
+func (x *TidyStep) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TidyStep.ProtoReflect.Descriptor instead.
+func (*TidyStep) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *TidyStep) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TidyStep) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *TidyStep) GetPages() int64 {
+	if x != nil {
+		return x.Pages
+	}
+	return 0
+}
+
+func (x *TidyStep) GetMoved() int64 {
+	if x != nil {
+		return x.Moved
+	}
+	return 0
+}
+
+func (x *TidyStep) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
 type RollbackVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -1947,7 +2263,7 @@ type RollbackVolumeRequest struct {
 
 func (x *RollbackVolumeRequest) Reset() {
 	*x = RollbackVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2275,7 @@ func (x *RollbackVolumeRequest) String() string {
 func (*RollbackVolumeRequest) ProtoMessage() {}
 
 func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2288,7 @@ func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RollbackVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{28}
+	return file_engine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RollbackVolumeRequest) GetPool() string {
@@ -2010,7 +2326,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2338,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2351,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{29}
+	return file_engine_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Attachment) GetPool() string {
@@ -2084,7 +2400,7 @@ type AttachVolumeRequest struct {
 
 func (x *AttachVolumeRequest) Reset() {
 	*x = AttachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2412,7 @@ func (x *AttachVolumeRequest) String() string {
 func (*AttachVolumeRequest) ProtoMessage() {}
 
 func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2425,7 @@ func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AttachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AttachVolumeRequest) GetPool() string {
@@ -2143,7 +2459,7 @@ type DetachVolumeRequest struct {
 
 func (x *DetachVolumeRequest) Reset() {
 	*x = DetachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2471,7 @@ func (x *DetachVolumeRequest) String() string {
 func (*DetachVolumeRequest) ProtoMessage() {}
 
 func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2484,7 @@ func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DetachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DetachVolumeRequest) GetPool() string {
@@ -2193,7 +2509,7 @@ type DetachVolumeResponse struct {
 
 func (x *DetachVolumeResponse) Reset() {
 	*x = DetachVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2521,7 @@ func (x *DetachVolumeResponse) String() string {
 func (*DetachVolumeResponse) ProtoMessage() {}
 
 func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2534,7 @@ func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DetachVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_proto_rawDescGZIP(), []int{35}
 }
 
 type ListAttachmentsRequest struct {
@@ -2231,7 +2547,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2559,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2572,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListAttachmentsRequest) GetPool() string {
@@ -2284,7 +2600,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2612,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2625,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Snapshot) GetName() string {
@@ -2387,7 +2703,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2715,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2728,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateSnapshotRequest) GetPool() string {
@@ -2454,7 +2770,7 @@ type CreateSnapshotGroupRequest struct {
 
 func (x *CreateSnapshotGroupRequest) Reset() {
 	*x = CreateSnapshotGroupRequest{}
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2782,7 @@ func (x *CreateSnapshotGroupRequest) String() string {
 func (*CreateSnapshotGroupRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2795,7 @@ func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateSnapshotGroupRequest) GetPool() string {
@@ -2514,7 +2830,7 @@ type SnapshotOfGroup struct {
 
 func (x *SnapshotOfGroup) Reset() {
 	*x = SnapshotOfGroup{}
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2842,7 @@ func (x *SnapshotOfGroup) String() string {
 func (*SnapshotOfGroup) ProtoMessage() {}
 
 func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2855,7 @@ func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOfGroup.ProtoReflect.Descriptor instead.
 func (*SnapshotOfGroup) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotOfGroup) GetName() string {
@@ -2573,7 +2889,7 @@ type CreateSnapshotGroupResponse struct {
 
 func (x *CreateSnapshotGroupResponse) Reset() {
 	*x = CreateSnapshotGroupResponse{}
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2901,7 @@ func (x *CreateSnapshotGroupResponse) String() string {
 func (*CreateSnapshotGroupResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2914,7 @@ func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateSnapshotGroupResponse) GetSnapshots() []*Snapshot {
@@ -2619,7 +2935,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2947,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2960,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListSnapshotsRequest) GetPool() string {
@@ -2673,7 +2989,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +3001,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +3014,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetSnapshotRequest) GetPool() string {
@@ -2732,7 +3048,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3060,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +3073,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -2792,7 +3108,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +3120,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +3133,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListRangesRequest) GetPool() string {
@@ -2878,7 +3194,7 @@ type RangesPage struct {
 
 func (x *RangesPage) Reset() {
 	*x = RangesPage{}
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3206,7 @@ func (x *RangesPage) String() string {
 func (*RangesPage) ProtoMessage() {}
 
 func (x *RangesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3219,7 @@ func (x *RangesPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesPage.ProtoReflect.Descriptor instead.
 func (*RangesPage) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{43}
+	return file_engine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RangesPage) GetSize() int64 {
@@ -2944,7 +3260,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3272,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3285,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{44}
+	return file_engine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -2994,7 +3310,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3322,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3335,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{45}
+	return file_engine_proto_rawDescGZIP(), []int{48}
 }
 
 type CheckReport struct {
@@ -3038,7 +3354,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +3366,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +3379,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{46}
+	return file_engine_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -3215,7 +3531,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\";\n" +
 	"\rScrubSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06volume\x18\x02 \x01(\tR\x06volume\"\xeb\x03\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\"\xb0\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3233,10 +3549,12 @@ const file_engine_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12;\n" +
 	"\x06labels\x18\f \x03(\v2#.rowan.engine.v1.Volume.LabelsEntryR\x06labels\x125\n" +
-	"\bcounters\x18\r \x01(\v2\x19.rowan.engine.v1.CountersR\bcounters\x1a9\n" +
+	"\bcounters\x18\r \x01(\v2\x19.rowan.engine.v1.CountersR\bcounters\x12/\n" +
+	"\x04mode\x18\x0e \x01(\x0e2\x1b.rowan.engine.v1.VolumeModeR\x04mode\x12\x12\n" +
+	"\x04tidy\x18\x0f \x01(\bR\x04tidy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x03\n" +
 	"\bCounters\x12\x14\n" +
 	"\x05reads\x18\x01 \x01(\x04R\x05reads\x12\x1d\n" +
 	"\n" +
@@ -3254,7 +3572,10 @@ const file_engine_proto_rawDesc = "" +
 	"\x10data_write_bytes\x18\n" +
 	" \x01(\x04R\x0edataWriteBytes\x12!\n" +
 	"\ffirst_writes\x18\v \x01(\x04R\vfirstWrites\x12*\n" +
-	"\x11first_write_bytes\x18\f \x01(\x04R\x0ffirstWriteBytes\"\x9c\x02\n" +
+	"\x11first_write_bytes\x18\f \x01(\x04R\x0ffirstWriteBytes\x12\x16\n" +
+	"\x06copies\x18\r \x01(\x04R\x06copies\x12\x1d\n" +
+	"\n" +
+	"copy_bytes\x18\x0e \x01(\x04R\tcopyBytes\"\xe1\x02\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3262,7 +3583,9 @@ const file_engine_proto_rawDesc = "" +
 	"\rfrom_snapshot\x18\x04 \x01(\tR\ffromSnapshot\x12\x1f\n" +
 	"\vfrom_volume\x18\x05 \x01(\tR\n" +
 	"fromVolume\x12H\n" +
-	"\x06labels\x18\x06 \x03(\v20.rowan.engine.v1.CreateVolumeRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x06 \x03(\v20.rowan.engine.v1.CreateVolumeRequest.LabelsEntryR\x06labels\x12/\n" +
+	"\x04mode\x18\a \x01(\x0e2\x1b.rowan.engine.v1.VolumeModeR\x04mode\x12\x12\n" +
+	"\x04tidy\x18\b \x01(\bR\x04tidy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"(\n" +
@@ -3285,7 +3608,25 @@ const file_engine_proto_rawDesc = "" +
 	"\x03set\x18\x03 \x03(\v20.rowan.engine.v1.SetVolumeLabelsRequest.SetEntryR\x03set\x1a6\n" +
 	"\bSetEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"_\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x01\n" +
+	"\x13ChangeVolumeRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x124\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x1b.rowan.engine.v1.VolumeModeH\x00R\x04mode\x88\x01\x01\x12\x17\n" +
+	"\x04tidy\x18\x04 \x01(\bH\x01R\x04tidy\x88\x01\x01B\a\n" +
+	"\x05_modeB\a\n" +
+	"\x05_tidy\"e\n" +
+	"\x11TidyVolumeRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05start\x18\x03 \x01(\x03R\x05start\x12\x12\n" +
+	"\x04rate\x18\x04 \x01(\x03R\x04rate\"x\n" +
+	"\bTidyStep\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x03R\x04next\x12\x14\n" +
+	"\x05pages\x18\x03 \x01(\x03R\x05pages\x12\x14\n" +
+	"\x05moved\x18\x04 \x01(\x03R\x05moved\x12\x18\n" +
+	"\askipped\x18\x05 \x01(\x03R\askipped\"_\n" +
 	"\x15RollbackVolumeRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1a\n" +
@@ -3377,7 +3718,11 @@ const file_engine_proto_rawDesc = "" +
 	"\x04runs\x18\x04 \x01(\x03R\x04runs\x12\x16\n" +
 	"\x06blocks\x18\x05 \x01(\x03R\x06blocks\x12\x16\n" +
 	"\x06hidden\x18\x06 \x01(\x03R\x06hidden\x12\x1c\n" +
-	"\tchecksums\x18\a \x01(\x03R\tchecksums2\xeb\x10\n" +
+	"\tchecksums\x18\a \x01(\x03R\tchecksums*6\n" +
+	"\n" +
+	"VolumeMode\x12\x13\n" +
+	"\x0fVOLUME_MODE_ROW\x10\x00\x12\x13\n" +
+	"\x0fVOLUME_MODE_COW\x10\x012\x87\x12\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
@@ -3396,7 +3741,10 @@ const file_engine_proto_rawDesc = "" +
 	"\n" +
 	"GrowVolume\x12\".rowan.engine.v1.GrowVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12[\n" +
 	"\fDeleteVolume\x12$.rowan.engine.v1.DeleteVolumeRequest\x1a%.rowan.engine.v1.DeleteVolumeResponse\x12S\n" +
-	"\x0fSetVolumeLabels\x12'.rowan.engine.v1.SetVolumeLabelsRequest\x1a\x17.rowan.engine.v1.Volume\x12Q\n" +
+	"\x0fSetVolumeLabels\x12'.rowan.engine.v1.SetVolumeLabelsRequest\x1a\x17.rowan.engine.v1.Volume\x12M\n" +
+	"\fChangeVolume\x12$.rowan.engine.v1.ChangeVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12K\n" +
+	"\n" +
+	"TidyVolume\x12\".rowan.engine.v1.TidyVolumeRequest\x1a\x19.rowan.engine.v1.TidyStep\x12Q\n" +
 	"\x0eRollbackVolume\x12&.rowan.engine.v1.RollbackVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12Q\n" +
 	"\fAttachVolume\x12$.rowan.engine.v1.AttachVolumeRequest\x1a\x1b.rowan.engine.v1.Attachment\x12[\n" +
 	"\fDetachVolume\x12$.rowan.engine.v1.DetachVolumeRequest\x1a%.rowan.engine.v1.DetachVolumeResponse\x12Y\n" +
@@ -3421,136 +3769,148 @@ func file_engine_proto_rawDescGZIP() []byte {
 	return file_engine_proto_rawDescData
 }
 
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_engine_proto_goTypes = []any{
-	(*ErrorDetail)(nil),                 // 0: rowan.engine.v1.ErrorDetail
-	(*VersionRequest)(nil),              // 1: rowan.engine.v1.VersionRequest
-	(*VersionResponse)(nil),             // 2: rowan.engine.v1.VersionResponse
-	(*Pool)(nil),                        // 3: rowan.engine.v1.Pool
-	(*CreatePoolRequest)(nil),           // 4: rowan.engine.v1.CreatePoolRequest
-	(*ListPoolsRequest)(nil),            // 5: rowan.engine.v1.ListPoolsRequest
-	(*GetPoolRequest)(nil),              // 6: rowan.engine.v1.GetPoolRequest
-	(*OpenPoolRequest)(nil),             // 7: rowan.engine.v1.OpenPoolRequest
-	(*GrowPoolRequest)(nil),             // 8: rowan.engine.v1.GrowPoolRequest
-	(*ClosePoolRequest)(nil),            // 9: rowan.engine.v1.ClosePoolRequest
-	(*ClosePoolResponse)(nil),           // 10: rowan.engine.v1.ClosePoolResponse
-	(*GetPoolMetadataRequest)(nil),      // 11: rowan.engine.v1.GetPoolMetadataRequest
-	(*PoolMetadata)(nil),                // 12: rowan.engine.v1.PoolMetadata
-	(*CheckPoolRequest)(nil),            // 13: rowan.engine.v1.CheckPoolRequest
-	(*ScrubPoolRequest)(nil),            // 14: rowan.engine.v1.ScrubPoolRequest
-	(*ScrubEvent)(nil),                  // 15: rowan.engine.v1.ScrubEvent
-	(*ScrubReport)(nil),                 // 16: rowan.engine.v1.ScrubReport
-	(*ScrubProblem)(nil),                // 17: rowan.engine.v1.ScrubProblem
-	(*ScrubSnapshot)(nil),               // 18: rowan.engine.v1.ScrubSnapshot
-	(*Volume)(nil),                      // 19: rowan.engine.v1.Volume
-	(*Counters)(nil),                    // 20: rowan.engine.v1.Counters
-	(*CreateVolumeRequest)(nil),         // 21: rowan.engine.v1.CreateVolumeRequest
-	(*ListVolumesRequest)(nil),          // 22: rowan.engine.v1.ListVolumesRequest
-	(*GetVolumeRequest)(nil),            // 23: rowan.engine.v1.GetVolumeRequest
-	(*GrowVolumeRequest)(nil),           // 24: rowan.engine.v1.GrowVolumeRequest
-	(*DeleteVolumeRequest)(nil),         // 25: rowan.engine.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),        // 26: rowan.engine.v1.DeleteVolumeResponse
-	(*SetVolumeLabelsRequest)(nil),      // 27: rowan.engine.v1.SetVolumeLabelsRequest
-	(*RollbackVolumeRequest)(nil),       // 28: rowan.engine.v1.RollbackVolumeRequest
-	(*Attachment)(nil),                  // 29: rowan.engine.v1.Attachment
-	(*AttachVolumeRequest)(nil),         // 30: rowan.engine.v1.AttachVolumeRequest
-	(*DetachVolumeRequest)(nil),         // 31: rowan.engine.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil),        // 32: rowan.engine.v1.DetachVolumeResponse
-	(*ListAttachmentsRequest)(nil),      // 33: rowan.engine.v1.ListAttachmentsRequest
-	(*Snapshot)(nil),                    // 34: rowan.engine.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),       // 35: rowan.engine.v1.CreateSnapshotRequest
-	(*CreateSnapshotGroupRequest)(nil),  // 36: rowan.engine.v1.CreateSnapshotGroupRequest
-	(*SnapshotOfGroup)(nil),             // 37: rowan.engine.v1.SnapshotOfGroup
-	(*CreateSnapshotGroupResponse)(nil), // 38: rowan.engine.v1.CreateSnapshotGroupResponse
-	(*ListSnapshotsRequest)(nil),        // 39: rowan.engine.v1.ListSnapshotsRequest
-	(*GetSnapshotRequest)(nil),          // 40: rowan.engine.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),         // 41: rowan.engine.v1.GetSnapshotResponse
-	(*ListRangesRequest)(nil),           // 42: rowan.engine.v1.ListRangesRequest
-	(*RangesPage)(nil),                  // 43: rowan.engine.v1.RangesPage
-	(*DeleteSnapshotRequest)(nil),       // 44: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 45: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),                 // 46: rowan.engine.v1.CheckReport
-	nil,                                 // 47: rowan.engine.v1.Volume.LabelsEntry
-	nil,                                 // 48: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                                 // 49: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                                 // 50: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                                 // 51: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	nil,                                 // 52: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),       // 53: google.protobuf.Timestamp
+	(VolumeMode)(0),                     // 0: rowan.engine.v1.VolumeMode
+	(*ErrorDetail)(nil),                 // 1: rowan.engine.v1.ErrorDetail
+	(*VersionRequest)(nil),              // 2: rowan.engine.v1.VersionRequest
+	(*VersionResponse)(nil),             // 3: rowan.engine.v1.VersionResponse
+	(*Pool)(nil),                        // 4: rowan.engine.v1.Pool
+	(*CreatePoolRequest)(nil),           // 5: rowan.engine.v1.CreatePoolRequest
+	(*ListPoolsRequest)(nil),            // 6: rowan.engine.v1.ListPoolsRequest
+	(*GetPoolRequest)(nil),              // 7: rowan.engine.v1.GetPoolRequest
+	(*OpenPoolRequest)(nil),             // 8: rowan.engine.v1.OpenPoolRequest
+	(*GrowPoolRequest)(nil),             // 9: rowan.engine.v1.GrowPoolRequest
+	(*ClosePoolRequest)(nil),            // 10: rowan.engine.v1.ClosePoolRequest
+	(*ClosePoolResponse)(nil),           // 11: rowan.engine.v1.ClosePoolResponse
+	(*GetPoolMetadataRequest)(nil),      // 12: rowan.engine.v1.GetPoolMetadataRequest
+	(*PoolMetadata)(nil),                // 13: rowan.engine.v1.PoolMetadata
+	(*CheckPoolRequest)(nil),            // 14: rowan.engine.v1.CheckPoolRequest
+	(*ScrubPoolRequest)(nil),            // 15: rowan.engine.v1.ScrubPoolRequest
+	(*ScrubEvent)(nil),                  // 16: rowan.engine.v1.ScrubEvent
+	(*ScrubReport)(nil),                 // 17: rowan.engine.v1.ScrubReport
+	(*ScrubProblem)(nil),                // 18: rowan.engine.v1.ScrubProblem
+	(*ScrubSnapshot)(nil),               // 19: rowan.engine.v1.ScrubSnapshot
+	(*Volume)(nil),                      // 20: rowan.engine.v1.Volume
+	(*Counters)(nil),                    // 21: rowan.engine.v1.Counters
+	(*CreateVolumeRequest)(nil),         // 22: rowan.engine.v1.CreateVolumeRequest
+	(*ListVolumesRequest)(nil),          // 23: rowan.engine.v1.ListVolumesRequest
+	(*GetVolumeRequest)(nil),            // 24: rowan.engine.v1.GetVolumeRequest
+	(*GrowVolumeRequest)(nil),           // 25: rowan.engine.v1.GrowVolumeRequest
+	(*DeleteVolumeRequest)(nil),         // 26: rowan.engine.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),        // 27: rowan.engine.v1.DeleteVolumeResponse
+	(*SetVolumeLabelsRequest)(nil),      // 28: rowan.engine.v1.SetVolumeLabelsRequest
+	(*ChangeVolumeRequest)(nil),         // 29: rowan.engine.v1.ChangeVolumeRequest
+	(*TidyVolumeRequest)(nil),           // 30: rowan.engine.v1.TidyVolumeRequest
+	(*TidyStep)(nil),                    // 31: rowan.engine.v1.TidyStep
+	(*RollbackVolumeRequest)(nil),       // 32: rowan.engine.v1.RollbackVolumeRequest
+	(*Attachment)(nil),                  // 33: rowan.engine.v1.Attachment
+	(*AttachVolumeRequest)(nil),         // 34: rowan.engine.v1.AttachVolumeRequest
+	(*DetachVolumeRequest)(nil),         // 35: rowan.engine.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),        // 36: rowan.engine.v1.DetachVolumeResponse
+	(*ListAttachmentsRequest)(nil),      // 37: rowan.engine.v1.ListAttachmentsRequest
+	(*Snapshot)(nil),                    // 38: rowan.engine.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),       // 39: rowan.engine.v1.CreateSnapshotRequest
+	(*CreateSnapshotGroupRequest)(nil),  // 40: rowan.engine.v1.CreateSnapshotGroupRequest
+	(*SnapshotOfGroup)(nil),             // 41: rowan.engine.v1.SnapshotOfGroup
+	(*CreateSnapshotGroupResponse)(nil), // 42: rowan.engine.v1.CreateSnapshotGroupResponse
+	(*ListSnapshotsRequest)(nil),        // 43: rowan.engine.v1.ListSnapshotsRequest
+	(*GetSnapshotRequest)(nil),          // 44: rowan.engine.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),         // 45: rowan.engine.v1.GetSnapshotResponse
+	(*ListRangesRequest)(nil),           // 46: rowan.engine.v1.ListRangesRequest
+	(*RangesPage)(nil),                  // 47: rowan.engine.v1.RangesPage
+	(*DeleteSnapshotRequest)(nil),       // 48: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 49: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),                 // 50: rowan.engine.v1.CheckReport
+	nil,                                 // 51: rowan.engine.v1.Volume.LabelsEntry
+	nil,                                 // 52: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                                 // 53: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                                 // 54: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                                 // 55: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	nil,                                 // 56: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),       // 57: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
-	16, // 0: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
-	17, // 1: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
-	18, // 2: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
-	53, // 3: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	47, // 4: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
-	20, // 5: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
-	48, // 6: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	49, // 7: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	53, // 8: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	50, // 9: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	51, // 10: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	37, // 11: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
-	52, // 12: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	34, // 13: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
-	34, // 14: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
-	1,  // 15: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
-	4,  // 16: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
-	5,  // 17: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
-	6,  // 18: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
-	7,  // 19: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
-	8,  // 20: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
-	9,  // 21: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
-	11, // 22: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
-	13, // 23: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
-	14, // 24: rowan.engine.v1.Engine.ScrubPool:input_type -> rowan.engine.v1.ScrubPoolRequest
-	21, // 25: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
-	22, // 26: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
-	23, // 27: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
-	24, // 28: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
-	25, // 29: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
-	27, // 30: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
-	28, // 31: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
-	30, // 32: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
-	31, // 33: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
-	33, // 34: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
-	35, // 35: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
-	36, // 36: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
-	39, // 37: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
-	40, // 38: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	42, // 39: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
-	44, // 40: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	2,  // 41: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	3,  // 42: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	3,  // 43: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	3,  // 44: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	3,  // 45: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	3,  // 46: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
-	10, // 47: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	12, // 48: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
-	46, // 49: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	15, // 50: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
-	19, // 51: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	19, // 52: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	19, // 53: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	19, // 54: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	26, // 55: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	19, // 56: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	19, // 57: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	29, // 58: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	32, // 59: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	29, // 60: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	34, // 61: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	38, // 62: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
-	34, // 63: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	41, // 64: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	43, // 65: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
-	45, // 66: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	41, // [41:67] is the sub-list for method output_type
-	15, // [15:41] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	17, // 0: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
+	18, // 1: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
+	19, // 2: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
+	57, // 3: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	51, // 4: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	21, // 5: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
+	0,  // 6: rowan.engine.v1.Volume.mode:type_name -> rowan.engine.v1.VolumeMode
+	52, // 7: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	0,  // 8: rowan.engine.v1.CreateVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
+	53, // 9: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	0,  // 10: rowan.engine.v1.ChangeVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
+	57, // 11: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	54, // 12: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	55, // 13: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	41, // 14: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
+	56, // 15: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	38, // 16: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
+	38, // 17: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
+	2,  // 18: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
+	5,  // 19: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
+	6,  // 20: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
+	7,  // 21: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
+	8,  // 22: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
+	9,  // 23: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
+	10, // 24: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
+	12, // 25: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
+	14, // 26: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
+	15, // 27: rowan.engine.v1.Engine.ScrubPool:input_type -> rowan.engine.v1.ScrubPoolRequest
+	22, // 28: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
+	23, // 29: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
+	24, // 30: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
+	25, // 31: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
+	26, // 32: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
+	28, // 33: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
+	29, // 34: rowan.engine.v1.Engine.ChangeVolume:input_type -> rowan.engine.v1.ChangeVolumeRequest
+	30, // 35: rowan.engine.v1.Engine.TidyVolume:input_type -> rowan.engine.v1.TidyVolumeRequest
+	32, // 36: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
+	34, // 37: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
+	35, // 38: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
+	37, // 39: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
+	39, // 40: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
+	40, // 41: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
+	43, // 42: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
+	44, // 43: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
+	46, // 44: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
+	48, // 45: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	3,  // 46: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	4,  // 47: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	4,  // 48: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	4,  // 49: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	4,  // 50: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	4,  // 51: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
+	11, // 52: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	13, // 53: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	50, // 54: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	16, // 55: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
+	20, // 56: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	20, // 57: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	20, // 58: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	20, // 59: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	27, // 60: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	20, // 61: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	20, // 62: rowan.engine.v1.Engine.ChangeVolume:output_type -> rowan.engine.v1.Volume
+	31, // 63: rowan.engine.v1.Engine.TidyVolume:output_type -> rowan.engine.v1.TidyStep
+	20, // 64: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	33, // 65: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	36, // 66: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	33, // 67: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	38, // 68: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	42, // 69: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
+	38, // 70: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	45, // 71: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	47, // 72: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
+	49, // 73: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	46, // [46:74] is the sub-list for method output_type
+	18, // [18:46] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_engine_proto_init() }
@@ -3562,18 +3922,20 @@ func file_engine_proto_init() {
 		(*ScrubEvent_Progress)(nil),
 		(*ScrubEvent_Problem)(nil),
 	}
+	file_engine_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   53,
+			NumEnums:      1,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_engine_proto_goTypes,
 		DependencyIndexes: file_engine_proto_depIdxs,
+		EnumInfos:         file_engine_proto_enumTypes,
 		MessageInfos:      file_engine_proto_msgTypes,
 	}.Build()
 	File_engine_proto = out.File

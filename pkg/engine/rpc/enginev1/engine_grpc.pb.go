@@ -39,6 +39,8 @@ const (
 	Engine_GrowVolume_FullMethodName          = "/rowan.engine.v1.Engine/GrowVolume"
 	Engine_DeleteVolume_FullMethodName        = "/rowan.engine.v1.Engine/DeleteVolume"
 	Engine_SetVolumeLabels_FullMethodName     = "/rowan.engine.v1.Engine/SetVolumeLabels"
+	Engine_ChangeVolume_FullMethodName        = "/rowan.engine.v1.Engine/ChangeVolume"
+	Engine_TidyVolume_FullMethodName          = "/rowan.engine.v1.Engine/TidyVolume"
 	Engine_RollbackVolume_FullMethodName      = "/rowan.engine.v1.Engine/RollbackVolume"
 	Engine_AttachVolume_FullMethodName        = "/rowan.engine.v1.Engine/AttachVolume"
 	Engine_DetachVolume_FullMethodName        = "/rowan.engine.v1.Engine/DetachVolume"
@@ -80,6 +82,10 @@ type EngineClient interface {
 	DeleteVolume(ctx context.Context, in *DeleteVolumeRequest, opts ...grpc.CallOption) (*DeleteVolumeResponse, error)
 	// SetVolumeLabels sets labels; an empty value removes its key.
 	SetVolumeLabels(ctx context.Context, in *SetVolumeLabelsRequest, opts ...grpc.CallOption) (*Volume, error)
+	// ChangeVolume sets a volume's options, attached or not.
+	ChangeVolume(ctx context.Context, in *ChangeVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
+	// TidyVolume moves a volume's scattered blocks back into sequence, for about a second; the caller goes on with next.
+	TidyVolume(ctx context.Context, in *TidyVolumeRequest, opts ...grpc.CallOption) (*TidyStep, error)
 	// RollbackVolume puts a detached volume back to one of its own snapshots.
 	RollbackVolume(ctx context.Context, in *RollbackVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	// AttachVolume shows a volume as a block device. Asking again answers the same device.
@@ -292,6 +298,26 @@ func (c *engineClient) SetVolumeLabels(ctx context.Context, in *SetVolumeLabelsR
 	return out, nil
 }
 
+func (c *engineClient) ChangeVolume(ctx context.Context, in *ChangeVolumeRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, Engine_ChangeVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) TidyVolume(ctx context.Context, in *TidyVolumeRequest, opts ...grpc.CallOption) (*TidyStep, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TidyStep)
+	err := c.cc.Invoke(ctx, Engine_TidyVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) RollbackVolume(ctx context.Context, in *RollbackVolumeRequest, opts ...grpc.CallOption) (*Volume, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Volume)
@@ -439,6 +465,10 @@ type EngineServer interface {
 	DeleteVolume(context.Context, *DeleteVolumeRequest) (*DeleteVolumeResponse, error)
 	// SetVolumeLabels sets labels; an empty value removes its key.
 	SetVolumeLabels(context.Context, *SetVolumeLabelsRequest) (*Volume, error)
+	// ChangeVolume sets a volume's options, attached or not.
+	ChangeVolume(context.Context, *ChangeVolumeRequest) (*Volume, error)
+	// TidyVolume moves a volume's scattered blocks back into sequence, for about a second; the caller goes on with next.
+	TidyVolume(context.Context, *TidyVolumeRequest) (*TidyStep, error)
 	// RollbackVolume puts a detached volume back to one of its own snapshots.
 	RollbackVolume(context.Context, *RollbackVolumeRequest) (*Volume, error)
 	// AttachVolume shows a volume as a block device. Asking again answers the same device.
@@ -511,6 +541,12 @@ func (UnimplementedEngineServer) DeleteVolume(context.Context, *DeleteVolumeRequ
 }
 func (UnimplementedEngineServer) SetVolumeLabels(context.Context, *SetVolumeLabelsRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetVolumeLabels not implemented")
+}
+func (UnimplementedEngineServer) ChangeVolume(context.Context, *ChangeVolumeRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeVolume not implemented")
+}
+func (UnimplementedEngineServer) TidyVolume(context.Context, *TidyVolumeRequest) (*TidyStep, error) {
+	return nil, status.Error(codes.Unimplemented, "method TidyVolume not implemented")
 }
 func (UnimplementedEngineServer) RollbackVolume(context.Context, *RollbackVolumeRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method RollbackVolume not implemented")
@@ -830,6 +866,42 @@ func _Engine_SetVolumeLabels_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_ChangeVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).ChangeVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_ChangeVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).ChangeVolume(ctx, req.(*ChangeVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_TidyVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TidyVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).TidyVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_TidyVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).TidyVolume(ctx, req.(*TidyVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_RollbackVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RollbackVolumeRequest)
 	if err := dec(in); err != nil {
@@ -1054,6 +1126,14 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetVolumeLabels",
 			Handler:    _Engine_SetVolumeLabels_Handler,
+		},
+		{
+			MethodName: "ChangeVolume",
+			Handler:    _Engine_ChangeVolume_Handler,
+		},
+		{
+			MethodName: "TidyVolume",
+			Handler:    _Engine_TidyVolume_Handler,
 		},
 		{
 			MethodName: "RollbackVolume",
