@@ -29,6 +29,7 @@ type ioRun struct {
 	gone   bool         // the pool is not open and does not open
 	failed bool
 
+	perhaps    bool // an opening failed in a way that may have left its mark
 	openingHit bool // the fault came while the pool was made or opened
 }
 
@@ -302,6 +303,7 @@ func (x *ioRun) openAgain() (err error) {
 			break
 		}
 		x.failed = x.failed || errors.Is(err, ErrFailed) && strings.Contains(err.Error(), "in this boot") // else it is the opening that failed
+		x.perhaps = true
 		if x.gone = true; !x.plan.wasHit() || x.failed || x.plan.fault.good {
 			return err
 		}
@@ -345,11 +347,11 @@ func (x *ioRun) end() error {
 	if x.failed && errors.Is(errs, errDead) {
 		errs = nil // told by kill
 	}
+	errs = errors.Join(errs, x.next())
 	if must := x.mustFail(); must && !x.failed {
 		errs = errors.Join(errs, errors.New("a flush went wrong, and the pool has not failed"))
 	}
-	errs = errors.Join(errs, x.next(), x.other.sound(), x.other.kill())
-	return errs
+	return errors.Join(errs, x.other.sound(), x.other.kill())
 }
 
 // mustFail: a lost flush of data, or of the log, cannot be made good.
@@ -370,14 +372,19 @@ func (x *ioRun) next() error {
 	}
 	x.use(x.disk.KillClone(nil)) // another process
 	o, kind := x.o, cutKill
-	if x.failed {
+	if x.failed || x.perhaps {
 		pool, err := OpenPool(context.Background(), "/pool", o)
+		if err == nil && !x.failed {
+			p := &testPool{Pool: pool, o: o, dir: "/pool"}
+			return errors.Join(x.look(p, kind, false), p.kill())
+		}
 		if err == nil {
 			return errors.Join(errors.New("a pool that had failed was opened in the same boot"), (&testPool{Pool: pool}).kill())
 		}
 		if !errors.Is(err, ErrFailed) {
 			return fmt.Errorf("open a pool that had failed: %w", err)
 		}
+		x.failed = true
 		kind, o.bootID = cutPower, &[16]byte{2}
 		o.fs = x.disk.CrashClone(rand.New(rand.NewPCG(1, 9)))
 	}

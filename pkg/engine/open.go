@@ -116,6 +116,9 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	p := &Pool{options: o, fs: o.fs, member: m, data: m, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), preparing: newPreparer(), summing: newSumming()}
 	var undo []func() error
 	defer func() {
+		if errors.Is(err, errDead) && p.failed.Load() != nil {
+			err = p.failure() // which says why
+		}
 		for _, f := range slices.Backward(undo) {
 			if err != nil {
 				err = errors.Join(err, f())

@@ -110,6 +110,7 @@ func (fs *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, err
 		}
 		return f, nil
 	}
+	fs.opening.making(name)
 	var f fsys.File
 	err := fs.retry(func() (err error) {
 		f, err = fs.fsys.Open(name, fsys.Create|fsys.Exclusive|fsys.Write)
@@ -124,7 +125,6 @@ func (fs *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, err
 	if err != nil {
 		return nil, fs.opening.met(fs, "create", err)
 	}
-	fs.opening.made(name)
 	return &file{fs: fs, f: f, count: fs.counter(name, category)}, nil
 }
 

@@ -14,8 +14,8 @@ import (
 )
 
 // opening is what is known of pebble.Open while it runs. Once it has flushed what it found in its logs to a table, a goroutine of Pebble's own reads that
-// table's statistics; where Open then meets an error it closes the cache that this one uses, and the process would panic, other pools and all. So from the
-// first table on such an error is fatal, as a log's is.
+// table's statistics; where Open then meets an error it closes the cache that this one uses, and the process would panic, other pools and all. And where it
+// cannot write the table it tries again without end, and Open waits for that. So from the first table on such an error is fatal, as a log's is.
 type opening struct {
 	over  atomic.Bool
 	table atomic.Bool
@@ -37,7 +37,7 @@ func (o *opening) met(m *FS, call string, err error) error {
 	return err
 }
 
-func (o *opening) made(name string) {
+func (o *opening) making(name string) {
 	if filepath.Ext(name) == ".sst" {
 		o.table.Store(true)
 	}
