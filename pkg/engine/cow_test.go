@@ -22,6 +22,7 @@ func (tp *testPool) cowVolume(name string, size int64) *Volume {
 		tp.writeStamp(v, i, 1, 1)
 	}
 	tp.snapshot(name+"-s", name)
+	must(tp.t, tp.WaitChecksums(tp.t.Context())) // whose reads would meet what tests do to the disk
 	return v
 }
 

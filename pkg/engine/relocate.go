@@ -172,6 +172,9 @@ func (p *Pool) copyTogether(count *volumeCounters, list []*move, blocks int) err
 			if err := p.readData(count, part, m.run.Place(), 0); err != nil {
 				return err
 			}
+			if err := p.verifyCopy(m.page, m.run, part); err != nil {
+				return err
+			}
 		}
 		return nil
 	})

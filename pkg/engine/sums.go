@@ -175,3 +175,28 @@ func (p *Pool) hasRun(at format.RunPage, e runs.Entry) (bool, error) {
 	now, err := entryOf(v, e.Off(), e.Gen())
 	return now == e, err
 }
+
+// errDamagedCopy: what was to be copied is not what its checksum says.
+var errDamagedCopy = errors.New("its checksum says that it is damaged; a scrub tells whose it is")
+
+// verifyCopy compares what was read of a run, to be copied, with its checksums, if it has any: what a disk or a cable garbled must not become the only
+// copy. Called after the read, while nobody writes these blocks in place: a checksum that is there now is of what was read.
+func (p *Pool) verifyCopy(page uint32, e runs.Entry, b []byte) error {
+	v, closer, err := p.store.db.Get(format.SumsKey(e.Gen(), page))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read checksums of generation %d in page %d: %w", e.Gen(), page, err)
+	}
+	defer closer.Close()
+	var bad error
+	err = format.FindSums(v, e.Off(), e.Len(), func(block int, want uint32) {
+		at := block - e.Off()
+		if got := checksum(b[at*BlockSize : (at+1)*BlockSize]); got != want && bad == nil {
+			_, file, off := p.where(e.Place() + uint64(at))
+			bad = fmt.Errorf("block at %d of %s: its checksum is %08x, the data's %08x: %w", off, file, want, got, errDamagedCopy)
+		}
+	})
+	return errors.Join(err, bad)
+}

@@ -109,6 +109,39 @@ func ParseSums(b []byte) (*Sums, error) {
 	return s, nil
 }
 
+// FindSums looks up the checksums of n blocks from one on in a record, without decoding all of it, and calls f for those that are there.
+func FindSums(b []byte, block, n int, f func(block int, crc uint32)) error {
+	d := decoder{b: b}
+	count := d.uvarint()
+	type stretch struct{ block, at, n int } // within the wanted blocks, and which checksum of the record is its first
+	var found [8]stretch
+	list := found[:0]
+	end, before := 0, 0
+	for i := uint64(0); i < count && d.err == nil; i++ {
+		gap, length := d.uvarint(), d.uvarint()
+		if d.err == nil && (gap > pageBlocks || length > pageBlocks || end+int(gap)+int(length) > pageBlocks) {
+			d.err = fmt.Errorf("%w: stretch of %d blocks, %d after block %d", ErrCorrupt, length, gap, end)
+			break
+		}
+		from := end + int(gap)
+		end = from + int(length)
+		if lo, hi := max(from, block), min(end, block+n); lo < hi {
+			list = append(list, stretch{lo, before + lo - from, hi - lo})
+		}
+		before += int(length)
+	}
+	crcs := d.bytes(4 * uint64(before))
+	if err := d.wrap("checksums"); err != nil {
+		return err
+	}
+	for _, s := range list {
+		for i := range s.n {
+			f(s.block+i, binary.LittleEndian.Uint32(crcs[4*(s.at+i):]))
+		}
+	}
+	return nil
+}
+
 // SumsKey is the key of a generation's checksums in a page.
 func SumsKey(gen uint64, page uint32) []byte {
 	b := append48([]byte{tagSums}, gen)

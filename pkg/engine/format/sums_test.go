@@ -39,6 +39,18 @@ func TestSumsRoundTrip(t *testing.T) {
 				t.Fatalf("block %d: %x %v, want %x %v", block, crc, ok, w, has)
 			}
 		}
+		at := rapid.IntRange(0, pageBlocks-1).Draw(t, "at")
+		n := rapid.IntRange(1, pageBlocks-at).Draw(t, "n")
+		found := map[int]uint32{}
+		if err := FindSums(b, at, n, func(block int, crc uint32) { found[block] = crc }); err != nil {
+			t.Fatal(err)
+		}
+		for block := range pageBlocks {
+			crc, ok := found[block]
+			if w, has := want[block]; ok != (has && at <= block && block < at+n) || ok && crc != w {
+				t.Fatalf("of %d+%d, block %d: found %x %v, want %x %v", at, n, block, crc, ok, w, has)
+			}
+		}
 		if _, err := ParseSums(b[:rapid.IntRange(0, len(b)-1).Draw(t, "cut")]); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("cut off: %v", err)
 		}
@@ -98,6 +110,9 @@ func FuzzSums(f *testing.F) {
 	f.Add([]byte{2, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again(t, b, ParseSums, (*Sums).Encode)
+		if err := FindSums(b, 3, 900, func(int, uint32) {}); err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Fatal(err)
+		}
 		for _, parse := range []func([]byte) error{
 			func(b []byte) error { _, _, err := ParseSumsKey(b); return err },
 			func(b []byte) error { _, err := ParseSummedKey(b); return err },
