@@ -79,7 +79,7 @@ func command() *cobra.Command {
 	f.Float64Var(&o.warnAt, "warn-at", engine.DefaultWarnAt, "the part of a pool's space in use from which on its log warns; over 1: never")
 	f.Float64Var(&o.refuseAt, "refuse-at", engine.DefaultRefuseAt, "the part from which on a pool takes no new volumes and snapshots; over 1: never")
 	f.DurationVar(&o.spaceWait, "space-wait", engine.DefaultSpaceWait, "how long writes wait for space in a full pool before they get ENOSPC")
-	f.StringVar(&o.pprofSocket, "pprof-socket", "", "serve Go profiles on this unix socket")
+	f.StringVar(&o.pprofSocket, "pprof-socket", "", "serve figures (/debug/figures) and Go profiles on this unix socket")
 
 	named := &cobra.Command{Use: "serve", Short: "Serve (what it does without a command)", Args: cobra.NoArgs, RunE: serve}
 	named.Flags().AddFlagSet(f)

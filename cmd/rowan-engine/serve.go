@@ -21,17 +21,10 @@ import (
 // predecessorTimeout is how long a new engine waits for the last one's end.
 const predecessorTimeout = 30 * time.Second
 
-// observer writes the engine's events to the log.
-type observer struct{}
-
-func (observer) Event(pool, message string, keysAndValues ...any) {
-	klog.InfoS(message, append([]any{"pool", pool}, keysAndValues...)...)
-}
-
 // pools are the options of every pool. To the engine 0 means a default, to those who type a flag it means none.
-func (o options) pools(io *uring.IO) engine.Options {
+func (o options) pools(io *uring.IO, seen *observer) engine.Options {
 	p := engine.Options{
-		RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), IO: io, Observer: observer{},
+		RingDir: o.ringDir, MountDir: o.mountDir, MapCache: int64(o.mapCache), IO: io, Observer: seen,
 		WarnAt: o.warnAt, RefuseAt: o.refuseAt, SpaceWait: o.spaceWait,
 		ChecksumRate: int64(o.checksumRate), ChecksumDelay: o.checksumDelay, ScrubEvery: o.scrubEvery, ScrubRate: int64(o.scrubRate),
 	}
@@ -74,9 +67,10 @@ func serve(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, io.Close()) }()
 	waiting, cancel := context.WithTimeout(ctx, predecessorTimeout)
 	defer cancel()
+	seen := &observer{}
 	h, err := host.New(waiting, host.Config{
 		Engine: host.Real{}, Attacher: attacher, StateDir: o.stateDir,
-		Options: o.pools(io),
+		Options: o.pools(io, seen),
 	})
 	if err != nil {
 		return err
@@ -88,7 +82,7 @@ func serve(ctx context.Context, o options) (err error) {
 		klog.InfoS("rowan-engine has stopped; devices stay and wait for the next engine")
 	}()
 	if o.pprofSocket != "" {
-		if err := profiles(ctx, o.pprofSocket); err != nil {
+		if err := profiles(ctx, o.pprofSocket, seen); err != nil {
 			return err
 		}
 	}
@@ -121,12 +115,13 @@ func answer(ctx context.Context, h *host.Host, o options) error {
 }
 
 // profiles serves Go's profiles until ctx ends.
-func profiles(ctx context.Context, socket string) error {
+func profiles(ctx context.Context, socket string, figures http.Handler) error {
 	l, err := rpc.Listen(socket)
 	if err != nil {
 		return fmt.Errorf("serve profiles: %w", err)
 	}
 	mux := http.NewServeMux()
+	mux.Handle("/debug/figures", figures)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)

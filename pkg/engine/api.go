@@ -75,10 +75,13 @@ func (o Options) boot() ([16]byte, error) {
 	return bootID()
 }
 
-// Observer is told what happens inside, for logs and metrics. Its methods return at once; nil means nobody listens.
+// Observer is told what happens inside, for logs and metrics. Its methods return at once, and may be called from many goroutines; nil means nobody listens,
+// and nothing is counted.
 type Observer interface {
 	// Event reports something an operator should know: a failed flush, a quarantined block, a stalled commit.
 	Event(pool, message string, keysAndValues ...any)
+	// Figures are where a pool counts; nil: it does not. It is asked once, when the pool is opened.
+	Figures(pool string) *Figures
 }
 
 // PoolInfo is a pool as it is now. Sizes are in bytes.

@@ -98,9 +98,13 @@ func (p *Pool) shutGates(volumes []*volume) (open func(), err error) {
 			empty = append(empty, v.open.gate.shut())
 		}
 	}
+	began := time.Now()
 	open = func() {
 		for _, v := range shut {
 			v.open.gate.open()
+		}
+		if f := p.figures; f != nil {
+			f.GatesShut.since(began)
 		}
 	}
 	timeout := time.NewTimer(gatesShut)
@@ -109,6 +113,9 @@ func (p *Pool) shutGates(volumes []*volume) (open func(), err error) {
 		select {
 		case <-empty[i]:
 		case <-timeout.C:
+			if f := p.figures; f != nil {
+				f.GatesGivenUp.Add(1)
+			}
 			return open, fmt.Errorf("volume %q: %w: writes under way did not end within %v", v.rec.Name, ErrBusy, gatesShut)
 		}
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -20,6 +21,9 @@ func (v *Volume) WriteZeroes(off, length int64) error { return v.zero("zero", of
 func (v *Volume) zero(verb string, off, length int64) error {
 	if err := v.check(off, length); err != nil {
 		return err
+	}
+	if f := v.figures; f != nil {
+		defer f.Zero.since(time.Now())
 	}
 	v.count.discards.Add(1)
 	for length > 0 {

@@ -15,6 +15,8 @@ func (o testObserver) Event(pool, message string, kv ...any) {
 	o.t.Logf("event: %s: %s %v", pool, message, kv)
 }
 
+func (testObserver) Figures(string) *Figures { return &Figures{} }
+
 func testOptions(t *testing.T) Options {
 	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, MapCache: 1, Observer: testObserver{t},
 		ChecksumRate: 1 << 40, ChecksumDelay: -1}

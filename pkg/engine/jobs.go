@@ -170,6 +170,12 @@ func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
 		}
 		return false, nil
 	}, step{mutateReuseSynced, func() { p.release(freed) }})
+	if f := p.figures; f != nil && err == nil {
+		f.JoinPages.Add(uint64(done))
+		for _, x := range freed {
+			f.FreedBlocks.Add(uint64(x.N))
+		}
+	}
 	return done, err
 }
 

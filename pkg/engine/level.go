@@ -99,6 +99,9 @@ func (p *Pool) watchSpace() {
 	if p.level = now; now == was || was == "" && now == SpaceAmple {
 		return
 	}
+	if f := p.figures; f != nil {
+		f.LevelChanges.Add(1)
+	}
 	message := "the pool has ample space again"
 	switch now {
 	case SpaceLow:

@@ -114,6 +114,9 @@ func OpenPool(ctx context.Context, path string, o Options) (*Pool, error) {
 // committed, which is how the blocks they name are never handed out.
 func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	p := &Pool{options: o, fs: o.fs, member: m, data: m, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), preparing: newPreparer(), summing: newSumming()}
+	if o.Observer != nil {
+		p.figures = o.Observer.Figures(p.name())
+	}
 	var undo []func() error
 	defer func() {
 		if errors.Is(err, errDead) && p.failed.Load() != nil {
@@ -150,7 +153,9 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 		return nil, err
 	}
 	undo = append(undo, p.pages.close)
+	p.pages.figures = p.figures
 	p.store = newStore(db, rec, segments, p.fail, dead)
+	p.store.figures = p.figures
 	closeDB = p.store.close
 	if o.ReadOnly {
 		p.readOnly = fmt.Errorf("pool %q: %w", p.name(), errReadOnly)

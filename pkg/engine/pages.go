@@ -34,10 +34,11 @@ func (m *mapping) key(page uint32) mapcache.Key { return mapcache.Key(m.id<<24 |
 // first, over the cached page. A page that is not cached is read from Pebble, which may show runs whose commit is not durable yet; those are sealed as
 // well, so nobody learns anything from Pebble that the overlay would not say.
 type pages struct {
-	db     *pebble.DB
-	seal   sync.RWMutex // held for reading from taking a sequence to the entry being in its page; for writing by the one who seals
-	seq    atomic.Uint64
-	shards [pageShards]pageShard
+	figures *Figures
+	db      *pebble.DB
+	seal    sync.RWMutex // held for reading from taking a sequence to the entry being in its page; for writing by the one who seals
+	seq     atomic.Uint64
+	shards  [pageShards]pageShard
 
 	mu        sync.Mutex
 	abandoned []extent     // blocks whose run was replaced while it was current
@@ -102,6 +103,13 @@ func (p *pages) lookup(m *mapping, page uint32, off, end int, out []runs.Entry) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	base, ok := s.cache.Get(k)
+	if f := p.figures; f != nil {
+		if ok {
+			f.CacheHits.Add(1)
+		} else {
+			f.CacheMisses.Add(1)
+		}
+	}
 	for !ok {
 		if err := p.load(s, m, page, k); err != nil {
 			return nil, err

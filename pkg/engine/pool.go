@@ -23,6 +23,7 @@ import (
 // blocks holds no pin: who has the range may be waiting for pins.
 type Pool struct {
 	options Options
+	figures *Figures // nil: nobody counts
 	fs      fsys.FS
 	member  *member.Member
 	meta    *metafs.FS
@@ -66,6 +67,9 @@ type dataDevice interface {
 }
 
 func (p *Pool) event(message string, keysAndValues ...any) {
+	if p.figures != nil {
+		p.figures.Events.Add(1)
+	}
 	if p.options.Observer != nil {
 		p.options.Observer.Event(p.name(), message, keysAndValues...)
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 )
@@ -136,6 +137,7 @@ func (p *Pool) beginCommit(extra func(b *batch) error, durable func()) (wait fun
 	if extra != nil {
 		rule = mutateCutFlush
 	}
+	began := time.Now()
 	sealed := p.pages.sealAll()
 	if err := p.flushMember(rule); err != nil {
 		p.fail(fmt.Errorf("flush member: %w", err))
@@ -154,6 +156,12 @@ func (p *Pool) beginCommit(extra func(b *batch) error, durable func()) (wait fun
 		step{mutateRetire, func() { p.ring.Retire(sealed.seq) }},
 		step{do: func() { p.pages.settle(sealed, c.rewritten) }},
 		step{mutateReuseSynced, func() { p.release(c.freed) }},
+		step{do: func() {
+			if f := p.figures; f != nil {
+				f.RoundTime.since(began)
+				f.RoundRuns.Observe(int64(len(sealed.pages)))
+			}
+		}},
 	)
 	p.store.start(j)
 	return func() error { return p.store.wait(j) }
@@ -163,6 +171,9 @@ func (p *Pool) beginCommit(extra func(b *batch) error, durable func()) (wait fun
 func (p *Pool) flushMember(rule mutation) error {
 	if p.breaks(rule) {
 		return nil
+	}
+	if f := p.figures; f != nil {
+		defer f.MemberFlush.since(time.Now())
 	}
 	return p.member.Flush()
 }

@@ -273,6 +273,9 @@ func (s *scrubPage) differs(e runs.Entry, block int, want, got uint32) error {
 			s.moved = true
 			return nil
 		}
+		if f := s.p.figures; f != nil {
+			f.ChecksumErrors.Add(1)
+		}
 		s.addBad(e, block, fmt.Sprintf("its checksum is %08x, the data's %08x", want, got))
 		return nil
 	})

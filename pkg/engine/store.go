@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -21,6 +22,8 @@ const maxBatch = 1 << 20
 // Only the committer goroutine composes and applies batches; what is named "committer's" below is touched by it alone. Pebble shows a batch before its
 // sync has returned, so whoever reads Pebble learns what will be, not what is durable: durability is told by a job's durable callback and its result.
 type store struct {
+	figures *Figures // set before the first commit
+
 	db    *pebble.DB
 	jobs  chan *job
 	syncs chan *unsynced
@@ -59,8 +62,9 @@ func newJob(compose func(b *batch) (more bool, err error), durable func()) *job 
 }
 
 type unsynced struct {
-	b    *pebble.Batch
-	last *job // nil: more batches of the job follow
+	b     *pebble.Batch
+	began time.Time
+	last  *job // nil: more batches of the job follow
 }
 
 // errDead: the metadata store is beyond use. The pool has failed, and its failure says why.
@@ -172,6 +176,7 @@ func (s *store) commitLoop() {
 
 func (s *store) perform(j *job) error {
 	for more := true; more; {
+		began := time.Now()
 		b := &batch{Batch: s.db.NewBatch(), s: s}
 		var err error
 		if more, err = j.compose(b); err != nil {
@@ -190,7 +195,10 @@ func (s *store) perform(j *job) error {
 		if len(b.filled) > 0 && s.filled != nil {
 			s.filled(b.filled)
 		}
-		u := &unsynced{b: b.Batch}
+		u := &unsynced{b: b.Batch, began: began}
+		if f := s.figures; f != nil {
+			f.CommitBytes.Add(uint64(b.Len()))
+		}
 		if !more {
 			u.last = j
 			if j.applied != nil {
@@ -207,6 +215,9 @@ func (s *store) syncLoop() {
 	var broken error
 	for u := range s.syncs {
 		err := u.b.SyncWait()
+		if f := s.figures; f != nil {
+			f.CommitTime.since(u.began)
+		}
 		if err == nil {
 			err = u.b.Close()
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/block"
 	"github.com/rowan-csi/rowan/pkg/engine/epoch"
@@ -31,6 +32,7 @@ type Volume struct {
 	mode    atomic.Uint32 // a Mode
 	first   uint64        // generations from this one on were given to this volume; older ones it inherited
 	count   volumeCounters
+	figures *VolumeFigures // nil: nobody counts
 }
 
 var _ block.Device = (*Volume)(nil)
@@ -66,6 +68,9 @@ func (v *Volume) Info() VolumeInfo { return v.pool.volumeInfo(v.entry) }
 // Flush makes every request that returned before it durable.
 func (v *Volume) Flush() error {
 	v.count.flushes.Add(1)
+	if f := v.figures; f != nil {
+		defer f.Flush.since(time.Now())
+	}
 	if v.closed.Load() {
 		return ErrClosed
 	}
@@ -89,6 +94,9 @@ func (v *Volume) check(off, length int64) error {
 func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
 	if err := v.check(off, int64(len(p))); err != nil {
 		return 0, err
+	}
+	if f := v.figures; f != nil {
+		defer f.Read.since(time.Now())
 	}
 	v.count.reads.Add(1)
 	v.count.readBytes.Add(uint64(len(p)))

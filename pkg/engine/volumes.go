@@ -294,6 +294,7 @@ func (p *Pool) OpenVolume(ctx context.Context, name string) (*Volume, error) {
 	p.catalogue.mu.Lock()
 	defer p.catalogue.mu.Unlock()
 	v.open = open
+	open.figures = p.figures.opened(name)
 	return open, nil
 }
 
@@ -317,6 +318,7 @@ func (p *Pool) closeVolume(ctx context.Context, v *Volume) error {
 	p.catalogue.mu.Lock()
 	defer p.catalogue.mu.Unlock()
 	v.entry.open = nil
+	p.figures.closed(v.name)
 	if err != nil {
 		return fmt.Errorf("close volume %q: %w", v.name, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/rangelock"
@@ -17,6 +18,9 @@ var errNeedRing = errors.New("the ring is full")
 func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 	if err := v.check(off, int64(len(p))); err != nil {
 		return 0, err
+	}
+	if f := v.figures; f != nil {
+		defer f.Write.since(time.Now())
 	}
 	v.count.writes.Add(1)
 	v.count.writeBytes.Add(uint64(len(p)))
@@ -53,8 +57,14 @@ func (v *Volume) again(n int, part func(a *admission) error) error {
 		}
 		switch {
 		case errors.Is(err, errNeedRing):
+			if f := v.pool.figures; f != nil {
+				f.RingWaits.Add(1)
+			}
 			err = v.pool.waitForRing()
 		case errors.Is(err, alloc.ErrNone):
+			if f := v.pool.figures; f != nil {
+				f.SpaceWaits.Add(1)
+			}
 			err = w.wait(v.pool)
 		default:
 			return err

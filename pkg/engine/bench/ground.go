@@ -85,6 +85,9 @@ func (g *ground) plain(ctx context.Context, size int64) (string, error) {
 // reports ends the run at the first thing an engine reports: in a measurement nothing should go wrong, and nothing measured after it counts.
 type reports struct{ end context.CancelCauseFunc }
 
+// Figures implements engine.Observer: what is measured is the engine without them.
+func (reports) Figures(string) *engine.Figures { return nil }
+
 // Event implements engine.Observer.
 func (r reports) Event(pool, message string, keysAndValues ...any) {
 	r.end(fmt.Errorf("pool %q reports: %s %v", pool, message, keysAndValues))

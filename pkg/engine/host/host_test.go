@@ -30,6 +30,8 @@ type eventLog struct {
 	seen []string
 }
 
+func (l *eventLog) Figures(string) *engine.Figures { return nil }
+
 func (l *eventLog) Event(pool, message string, _ ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
