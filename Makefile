@@ -63,8 +63,16 @@ kill-test: KILLS ?= 20
 kill-test: ## Kill the engine 20 (KILLS=n) times under verified I/O, as root; SEED=n repeats a run's choices
 	@hack/setup.sh demo
 	@mkdir -p .cache/kill-test
-	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) -artifacts -outputdir $(CURDIR)/.cache/kill-test ./test/e2e/crash \
+	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) -run 'TestKill' -artifacts -outputdir $(CURDIR)/.cache/kill-test ./test/e2e/crash \
 		-args -kills $(KILLS) $(if $(SEED),-seed $(SEED))
+
+.PHONY: soak
+soak: SOAK ?= 10m
+soak: ## All operations at random on two pools, the engine killed in between, for 10m (SOAK=30m), as root; SEED=n repeats a run's choices
+	@hack/setup.sh demo
+	@mkdir -p .cache/soak
+	$(GO) test -count=1 -v -timeout 12h -run 'TestSoak' -artifacts -outputdir $(CURDIR)/.cache/soak ./test/e2e/crash \
+		-args -soak $(SOAK) $(if $(SEED),-seed $(SEED))
 
 .PHONY: crash-test
 crash-test: CUTS ?= 100000

@@ -34,8 +34,9 @@ const (
 // machine is the engine under test, killed and started again, and what was seen.
 type machine struct {
 	*stack.Stack
-	t   *testing.T
-	rng *rand.Rand // of the killing goroutine
+	Pool string // the one worked on
+	t    *testing.T
+	rng  *rand.Rand // of the killing goroutine
 
 	rounds       atomic.Int64 // of snapshots
 	killed       int
@@ -81,7 +82,7 @@ func TestKill(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	m := &machine{Stack: s, t: t, rng: rand.New(rand.NewPCG(*seed, 0))}
+	m := &machine{Stack: s, Pool: s.Pool, t: t, rng: rand.New(rand.NewPCG(*seed, 0))}
 	defer m.report()
 	files := max(1, *kills*3/10)
 	if err := m.raw(ctx, *kills-files); err != nil {
