@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
@@ -14,6 +15,7 @@ import (
 // locked until it has landed, which is some of it while the next process waits, and the rest with the locks. Then what was under way is sent again, as the
 // kernel does, and others take blocks. Whoever does not wait for the locks has late writes land on that.
 func (st *state) outlive(o Options) (err error) {
+	o.patience = time.Minute // the locks go at the third attempt, however slow the machine is
 	landing := &landing{late: st.late, r: rand.New(rand.NewPCG(st.choice, 3))}
 	o.fs = fsys.Fault(st.disk, fsys.Rule{Op: fsys.OpLock, When: func(fsys.Call) bool { landing.tried(); return true }})
 	if o.mutate == mutateLocks {
