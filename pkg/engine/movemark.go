@@ -14,6 +14,10 @@ import (
 // A mark outlives every pin that is older than the end of its move: who looked up before the end asks after it, and must not miss the mark. Where a
 // mover must know that nobody writes in place any more, it waits for the pins older than its mark; COW need not, because it marks before it loads the
 // lineage that says the blocks are not its head's, and who writes in place has loaded one that says they are.
+//
+// Where a move's commit fails, the store may show it for as long as the process lives, and after the next start it may never have been: a page read
+// from the store then names places as the head's that are the snapshot's. The pool has failed before the mark and the lock are given up, so whoever
+// writes to what a head owns asks for the failure after it has asked for the mark, or has the lock: "state read from Pebble is never taken as durable".
 type moveMarks struct {
 	n  atomic.Int64
 	mu sync.Mutex

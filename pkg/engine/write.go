@@ -88,6 +88,9 @@ func (v *Volume) writePart(a *admission, page uint32, at int, b []byte) error {
 		}
 		// In this order: what is marked after the lookup is not moved while this pin lasts.
 		if ownsAll(g, list, first, end) && !scattered(g, list, first, end) && (v.pool.breaks(mutateMoveMark) || !v.pool.marks.has(k, first, end)) {
+			if err := v.pool.failure(); err != nil { // asked after the mark: see moveMarks
+				return err
+			}
 			return v.overwrite(list, at, b)
 		}
 	}
@@ -95,7 +98,7 @@ func (v *Volume) writePart(a *admission, page uint32, at int, b []byte) error {
 	defer v.pool.locks.Unlock(k, first, end)
 	// A join may have given the head more between the first look and the lock; g is what this write goes by from here on, and publish hands it on.
 	list, err := v.pool.pages.lookup(&v.mapping, page, first, end, buf[:0])
-	if err != nil {
+	if err = errors.Join(err, v.pool.failure()); err != nil { // asked with the lock: see moveMarks
 		return err
 	}
 	w := partWrite{v: v, a: a, g: g, page: page, at: at, b: b, list: list}
