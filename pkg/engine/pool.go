@@ -156,6 +156,9 @@ func (p *Pool) Close(ctx context.Context) error {
 	}
 	close(p.stop)
 	p.wg.Wait()
+	p.tidying.Lock()
+	//lint:ignore SA2001 likewise: it holds no pin while it commits its moves
+	p.tidying.Unlock()
 	clean := p.failure() == nil && errs == nil
 	if clean {
 		errs = p.flush()

@@ -81,17 +81,22 @@ func (p *Pool) newTidy(ctx context.Context, spec TidySpec) (*tidier, error) {
 	if spec.Start < 0 {
 		return nil, fmt.Errorf("%w: start %d may not be negative", ErrInvalid, spec.Start)
 	}
-	t := &tidier{p: p, ctx: ctx, v: v, start: spec.Start, rate: cmp.Or(spec.Rate, DefaultTidyRate), began: time.Now()}
-	if v.mapped.Load() > 0 {
-		// What is pending is not moved: its run is in no commit.
-		err = p.flush()
-	}
-	return t, err
+	return &tidier{p: p, ctx: ctx, v: v, start: spec.Start, rate: cmp.Or(spec.Rate, DefaultTidyRate), began: time.Now()}, nil
 }
 
+// run holds tidying from before it asks whether the pool is being closed: Close waits for who has it.
 func (t *tidier) run() error {
 	t.p.tidying.Lock()
 	defer t.p.tidying.Unlock()
+	if t.p.stopping() {
+		return ErrClosed
+	}
+	if t.v.mapped.Load() > 0 {
+		// What is pending is not moved: its run is in no commit.
+		if err := t.p.flush(); err != nil {
+			return err
+		}
+	}
 	defer t.p.alloc.Forget(t.v.id | tidyOwner)
 	page := uint32(t.start / pageBytes)
 	for {
