@@ -167,10 +167,13 @@ func (s *summing) voided() bool {
 	return s.void
 }
 
-// forget is told of generations that are no more.
+// forget is told, on the committer, of generations that are no more. What was read of one is not to be stored either, nor that this was all.
 func (s *summing) forget(gen uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.gen == gen {
+		s.void = true
+	}
 	delete(s.done, gen)
 	delete(s.aside, gen)
 }
