@@ -160,3 +160,93 @@ func runKey(key *[17]byte, page, block uint32) {
 	copy(key[9:15], "\xff\xff\xff\xff\xff\xfe")
 	binary.BigEndian.PutUint16(key[15:], uint16(block))
 }
+
+// BenchmarkRotation tells how long a commit takes over which Pebble begins another log, and any other, beside a writer of 4 KiB to random places of
+// an allocated file, whose extents the journal has to note. "apply" is the time in ApplyNoSyncWait, which the engine's committer stands still for;
+// "commit" ends with the sync. Run it with -benchtime 1x.
+func BenchmarkRotation(b *testing.B) {
+	dir := benchFolder(b)
+	stop := randomWriter(b, filepath.Join(dir, "random"))
+	defer stop()
+	fs := New(fsys.OS(), Config{OnFatal: func(err error) { panic(err) }, LogBytes: 1 << 20})
+	o := Options(fs, 8<<20)
+	o.MemTableSize = 512 << 10
+	logs := 0
+	o.AddEventListener(pebble.EventListener{WALCreated: func(pebble.WALCreateInfo) { logs++ }}) // within the commit
+	db, err := pebble.Open(filepath.Join(dir, "db"), o)
+	must(b, err)
+	var apply, commit, plainApply, plainCommit []time.Duration
+	rng := rand.New(rand.NewPCG(1, 1))
+	for b.Loop() {
+		for end := time.Now().Add(time.Duration(*benchRounds) * 4 * *benchRound); time.Now().Before(end); {
+			batch := db.NewBatch()
+			for range 64 {
+				var key [17]byte
+				runKey(&key, rng.Uint32N(1<<18), rng.Uint32N(1024))
+				must(b, batch.Set(key[:], []byte("123456"), nil))
+			}
+			before, start := logs, time.Now()
+			must(b, db.ApplyNoSyncWait(batch, pebble.Sync))
+			applied := time.Since(start)
+			must(b, batch.SyncWait())
+			committed := time.Since(start)
+			must(b, batch.Close())
+			switch {
+			case logs < 16: // before Pebble has logs to recycle
+			case logs != before:
+				apply, commit = append(apply, applied), append(commit, committed)
+			default:
+				plainApply, plainCommit = append(plainApply, applied), append(plainCommit, committed)
+			}
+		}
+	}
+	report := func(name string, times []time.Duration) {
+		slices.Sort(times)
+		if n := len(times); n > 0 {
+			b.ReportMetric(float64(times[n/2].Microseconds())/1000, name+"-p50-ms")
+			b.ReportMetric(float64(times[n*99/100].Microseconds())/1000, name+"-p99-ms")
+			b.ReportMetric(float64(times[n-1].Microseconds())/1000, name+"-max-ms")
+		}
+	}
+	report("rotating-apply", apply)
+	report("rotating-commit", commit)
+	report("other-apply", plainApply)
+	report("other-commit", plainCommit)
+	b.ReportMetric(float64(len(apply)), "rotations")
+	b.ReportMetric(0, "ns/op")
+	must(b, db.Close())
+	fs.Close()
+}
+
+// randomWriter writes until it is stopped.
+func randomWriter(b testing.TB, name string) (stop func()) {
+	const size = 1 << 30
+	f, err := fsys.OS().Open(name, fsys.Create|fsys.Write|fsys.Direct)
+	must(b, err)
+	must(b, f.Allocate(0, size))
+	must(b, f.Sync())
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for w := range 2 {
+		wg.Go(func() {
+			rng, p := rand.New(rand.NewPCG(2, uint64(w))), fsys.AlignedBuffer(4096)
+			p[0] = 1
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := f.WriteAt(p, rng.Int64N(size/4096)*4096); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	return func() {
+		close(done)
+		wg.Wait()
+		must(b, f.Close())
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -32,10 +31,12 @@ type FS struct {
 	fsys  fsys.FS
 	cfg   Config
 	stats Stats
-	spare spare
+	slots slots
 	room  room
 
 	opening opening
+
+	mutation mutation // a test's
 }
 
 var _ vfs.FS = (*FS)(nil)
@@ -51,14 +52,16 @@ func New(fs fsys.FS, cfg Config) *FS {
 	if cfg.OnNoSpace == nil {
 		cfg.OnNoSpace = func() bool { return false }
 	}
-	return &FS{fsys: fs, cfg: cfg}
+	made := &FS{fsys: fs, cfg: cfg}
+	made.slots.fs = made
+	return made
 }
 
 // Stats are the live counters.
 func (fs *FS) Stats() *Stats { return &fs.stats }
 
-// Close waits for the spare log that is being prewritten. It stays for the next DB to overwrite.
-func (fs *FS) Close() { fs.spare.close() }
+// Close waits for the slot that is being prepared. It stays for the next DB.
+func (fs *FS) Close() { fs.slots.close() }
 
 // fatal reports an error that must not reach Pebble, and does not return.
 func (fs *FS) fatal(err error) {
@@ -79,8 +82,8 @@ func (fs *FS) retry(call func() error) error {
 	}
 }
 
-// room counts how often OnNoSpace freed something. Of several calls that meet a full file system at once only one finds anything to free, and the others
-// go on with that.
+// room counts how often OnNoSpace freed something. Of several calls that meet a full file system at once only one finds anything to free, and the
+// others go on with that.
 type room struct {
 	mu    sync.Mutex // held while OnNoSpace is asked
 	freed atomic.Uint64
@@ -98,8 +101,6 @@ func (fs *FS) freeSpace(before uint64) bool {
 	fs.room.freed.Add(1)
 	return true
 }
-
-func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
 
 // Create implements vfs.FS. A log that cannot be made is fatal, because Pebble would panic.
 func (fs *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
@@ -133,7 +134,7 @@ func (fs *FS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCateg
 	if !isLog(oldname) || !isLog(newname) {
 		return nil, fmt.Errorf("reuse %s as %s: only logs are reused: %w", oldname, newname, vfs.ErrUnsupported)
 	}
-	f, err := fs.renameLog(oldname, newname)
+	f, err := fs.reuseLog(oldname, newname)
 	if err != nil {
 		fs.fatal(fmt.Errorf("reuse metadata log: %w", err))
 	}
@@ -142,6 +143,10 @@ func (fs *FS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCateg
 
 // Open implements vfs.FS.
 func (fs *FS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	if isLog(name) {
+		f, err := fs.openLog(name)
+		return f, fs.opening.met(fs, "open", err)
+	}
 	f, err := fs.fsys.Open(name, 0)
 	if err != nil {
 		return nil, fs.opening.met(fs, "open", err)
@@ -155,6 +160,9 @@ func (fs *FS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 
 // OpenReadWrite implements vfs.FS.
 func (fs *FS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	if isLog(name) {
+		return nil, fmt.Errorf("open %s for reading and writing: it is a log: %w", name, vfs.ErrUnsupported)
+	}
 	f, err := fs.fsys.Open(name, fsys.Create|fsys.Write)
 	if err != nil {
 		return nil, fs.opening.met(fs, "open", err)
@@ -195,8 +203,11 @@ func (fs *FS) Link(oldname, newname string) error {
 	return fmt.Errorf("link %s as %s: %w", oldname, newname, vfs.ErrUnsupported)
 }
 
-// Rename implements vfs.FS.
+// Rename implements vfs.FS. Pebble renames no logs.
 func (fs *FS) Rename(oldname, newname string) error {
+	if inLogFolder(oldname) || inLogFolder(newname) {
+		return fmt.Errorf("rename %s to %s: logs have no names of their own: %w", oldname, newname, vfs.ErrUnsupported)
+	}
 	return fs.opening.met(fs, "rename", fs.retry(func() error { return fs.fsys.Rename(oldname, newname) }))
 }
 
@@ -206,19 +217,31 @@ func (fs *FS) MkdirAll(name string, _ os.FileMode) error {
 }
 
 // Remove implements vfs.FS.
-func (fs *FS) Remove(name string) error { return fs.fsys.Remove(name) }
+func (fs *FS) Remove(name string) error {
+	if isLog(name) {
+		return fs.slots.remove(name)
+	}
+	return fs.fsys.Remove(name)
+}
 
 // RemoveAll implements vfs.FS.
 func (fs *FS) RemoveAll(name string) error { return fs.fsys.RemoveAll(name) }
 
 // List implements vfs.FS.
 func (fs *FS) List(name string) ([]string, error) {
+	if isLogFolder(name) {
+		names, err := fs.slots.list(name)
+		return names, fs.opening.met(fs, "list", err)
+	}
 	names, err := fs.fsys.ReadDir(name)
 	return names, fs.opening.met(fs, "list", err)
 }
 
 // Stat implements vfs.FS.
 func (fs *FS) Stat(name string) (vfs.FileInfo, error) {
+	if isLog(name) {
+		return fs.statLog(name)
+	}
 	info, err := fs.fsys.Stat(name)
 	if err != nil {
 		return nil, err

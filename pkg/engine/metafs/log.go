@@ -19,34 +19,48 @@ const (
 	logBuffer = 1<<20 + 64<<10
 	// logGrowth is how much a log that outgrows what was prewritten gets at a time.
 	logGrowth = 1 << 20
-	// spareName is not one of Pebble's, which therefore leaves it alone.
-	spareName = "log.spare"
 )
 
-// createLog gives a prewritten file its name. Pebble syncs the folder after it.
+// createLog puts a new log into a slot. It is durable when this returns: see the package's comment.
 func (fs *FS) createLog(name string) (*logFile, error) {
-	dir := filepath.Dir(name)
-	ready, err := fs.spare.take()
-	if !ready && err == nil {
-		err = fs.prewrite(dir)
-	}
+	log, err := fs.slots.unused(name)
 	if err != nil {
 		return nil, err
 	}
-	f, err := fs.renameLog(filepath.Join(dir, spareName), name)
+	path, err := fs.slots.take(filepath.Dir(name))
 	if err != nil {
 		return nil, err
 	}
-	fs.spare.prepare(func() error { return fs.prewrite(dir) })
-	return f, nil
+	l, err := fs.assign(path, name, 0, log)
+	if err != nil {
+		return nil, err
+	}
+	fs.slots.prepare()
+	return l, nil
 }
 
-// renameLog makes a log of another file, which has only stale records and zeroes in it.
-func (fs *FS) renameLog(oldname, newname string) (*logFile, error) {
-	if err := fs.Rename(oldname, newname); err != nil {
+// reuseLog makes a new log of one that Pebble has recycled.
+func (fs *FS) reuseLog(oldname, newname string) (*logFile, error) {
+	log, err := fs.slots.unused(newname)
+	if err != nil {
 		return nil, err
 	}
-	f, err := fs.fsys.Open(newname, fsys.Write|fsys.Direct)
+	path, err := fs.slots.find(oldname)
+	if err != nil {
+		return nil, err
+	}
+	old, err := parseLog(oldname)
+	if err != nil {
+		return nil, err
+	}
+	return fs.assign(path, newname, old, log)
+}
+
+// assign writes a slot's header for a new log. Promise: no record of a log is written before its header is durable, so a crash never leaves records
+// whose number Pebble would give once more, and never a log without its records; until the header is durable the slot holds what it held, a log that
+// is not needed or none. A header is within one sector, so it is the old one or the new one.
+func (fs *FS) assign(path, name string, old, log uint64) (*logFile, error) {
+	f, err := fs.fsys.Open(path, fsys.Write|fsys.Direct)
 	if err != nil {
 		return nil, err
 	}
@@ -54,16 +68,39 @@ func (fs *FS) renameLog(oldname, newname string) (*logFile, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &logFile{fs: fs, f: f, size: size / logBlock * logBlock, buf: fsys.AlignedBuffer(logBuffer)}, nil
+	buf := fsys.AlignedBuffer(logBuffer)
+	encodeHeader(buf[:slotHeader], log)
+	write := f.WriteAtDurable
+	if fs.mutation == mutateHeader {
+		write = f.WriteAt
+	}
+	if err := fs.retry(func() error { _, err := write(buf[:slotHeader], 0); return err }); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	fs.stats.LogWrites.Add(1)
+	fs.stats.LogPadding.Add(slotHeader)
+	fs.slots.given(path, old, log)
+	return &logFile{fs: fs, f: f, name: name, base: slotHeader, size: size / logBlock * logBlock, buf: buf}, nil
 }
 
-// prewrite makes the spare: zeroes, durable, so that later syncs have neither a size nor an extent to journal.
-func (fs *FS) prewrite(dir string) error {
-	f, err := fs.fsys.Open(filepath.Join(dir, spareName), fsys.Create|fsys.Write|fsys.Direct|fsys.Truncate)
-	if err != nil {
+// prewrite makes a slot: zeroes, durable, so that later syncs have neither a size nor an extent to journal; then its name, durable before anybody may
+// write a header.
+func (fs *FS) prewrite(path string) error {
+	var f fsys.File
+	if err := fs.retry(func() (err error) {
+		f, err = fs.fsys.Open(path, fsys.Create|fsys.Exclusive|fsys.Write|fsys.Direct)
+		return err
+	}); err != nil {
 		return err
 	}
-	return errors.Join(fs.writeZeroes(f, 0, fs.cfg.LogBytes), f.Close())
+	err := errors.Join(fs.writeZeroes(f, 0, slotHeader+fs.cfg.LogBytes), f.Close())
+	if err == nil && fs.mutation != mutateSlotName {
+		err = fs.retry(func() error { return fs.fsys.SyncDir(filepath.Dir(path)) })
+	}
+	if err != nil {
+		return errors.Join(err, fs.fsys.Remove(path))
+	}
+	return nil
 }
 
 func (fs *FS) writeZeroes(f fsys.File, off, length int64) error {
@@ -80,68 +117,65 @@ func (fs *FS) writeZeroes(f fsys.File, off, length int64) error {
 	})
 }
 
-// spare keeps one prewritten file ahead of its use.
-type spare struct {
-	mu     sync.Mutex
-	busy   chan struct{} // closed when the preparation under way ends; nil: none was begun
-	ready  bool
-	closed bool
-}
-
-// take uses the spare up, waiting for one under preparation.
-func (s *spare) take() (ready bool, err error) {
-	s.wait()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false, fmt.Errorf("metadata file system: %w", fs.ErrClosed)
+// openLog opens a log for reading, without the slot's header.
+func (fs *FS) openLog(name string) (vfs.File, error) {
+	path, err := fs.slots.find(name)
+	if err != nil {
+		return nil, err
 	}
-	ready, s.ready = s.ready, false
-	return ready, nil
-}
-
-func (s *spare) wait() {
-	s.mu.Lock()
-	busy := s.busy
-	s.mu.Unlock()
-	if busy != nil {
-		<-busy
+	f, err := fs.fsys.Open(path, 0)
+	if err != nil {
+		return nil, err
 	}
+	return &file{fs: fs, f: slotReader{f, name}, count: &fs.stats.Other}, nil
 }
 
-// prepare makes the next spare in the background. If that does not work, the next log is made when it is needed, and tells why it cannot be.
-func (s *spare) prepare(write func() error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
+func (fs *FS) statLog(name string) (vfs.FileInfo, error) {
+	path, err := fs.slots.find(name)
+	if err != nil {
+		return nil, err
 	}
-	busy := make(chan struct{})
-	s.busy = busy
-	go func() {
-		err := write()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.ready = err == nil
-		close(busy)
-	}()
+	info, err := fs.fsys.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	return logInfo{fileInfo{info}, filepath.Base(name)}, nil
 }
 
-func (s *spare) close() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.wait()
+// slotReader is the log in a slot.
+type slotReader struct {
+	fsys.File
+	name string
 }
+
+func (r slotReader) Name() string { return r.name }
+
+// Fd hides the descriptor, whose offsets are others.
+func (slotReader) Fd() uintptr { return vfs.InvalidFd }
+
+func (r slotReader) ReadAt(p []byte, off int64) (int, error) { return r.File.ReadAt(p, off+slotHeader) }
+
+func (r slotReader) WriteAt([]byte, int64) (int, error) {
+	return 0, fmt.Errorf("write %s: it is open for reading: %w", r.name, vfs.ErrUnsupported)
+}
+
+type logInfo struct {
+	fileInfo
+	name string
+}
+
+func (i logInfo) Name() string { return i.name }
+func (i logInfo) Size() int64  { return max(0, i.fileInfo.Size()-slotHeader) }
 
 // logFile is a log that is being written.
 type logFile struct {
-	fs *FS
-	f  fsys.File
+	fs   *FS
+	f    fsys.File // the slot
+	name string    // the log's
 
 	// mu guards what follows. Pebble calls Write and Sync one at a time; it costs nothing to not depend on it.
 	mu     sync.Mutex
-	buf    []byte // begins at file offset base, a multiple of logBlock
+	buf    []byte // begins at the slot's offset base, a multiple of logBlock
 	base   int64
 	synced int   // bytes of buf that are durable; less than a block
 	n      int   // bytes of buf that were written to it
@@ -214,7 +248,7 @@ func (l *logFile) Close() error {
 
 func (l *logFile) SyncData() error                    { return l.Sync() }
 func (l *logFile) SyncTo(int64) (bool, error)         { return true, l.Sync() }
-func (l *logFile) Stat() (vfs.FileInfo, error)        { return l.fs.Stat(l.f.Name()) }
+func (l *logFile) Stat() (vfs.FileInfo, error)        { return l.fs.Stat(l.name) }
 func (l *logFile) Preallocate(int64, int64) error     { return nil }
 func (l *logFile) Prefetch(int64, int64) error        { return nil }
 func (l *logFile) Read([]byte) (int, error)           { return 0, l.refuse("read") }
@@ -225,5 +259,5 @@ func (l *logFile) WriteAt([]byte, int64) (int, error) { return 0, l.refuse("writ
 func (l *logFile) Fd() uintptr { return vfs.InvalidFd }
 
 func (l *logFile) refuse(op string) error {
-	return &fs.PathError{Op: op, Path: l.f.Name(), Err: fmt.Errorf("a log is only appended to: %w", vfs.ErrUnsupported)}
+	return &fs.PathError{Op: op, Path: l.name, Err: fmt.Errorf("a log is only appended to: %w", vfs.ErrUnsupported)}
 }

@@ -12,6 +12,7 @@ import (
 func Options(fs *FS, cacheBytes int64) *pebble.Options {
 	o := &pebble.Options{
 		FS:                 fs,
+		WALDir:             pebble.MakeStoreRelativePath(fs, logFolder),
 		CacheSize:          cacheBytes,
 		Logger:             logger{fs},
 		FormatMajorVersion: pebble.FormatNewest,
