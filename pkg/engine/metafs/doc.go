@@ -14,8 +14,8 @@
 // and its size are made up from the headers, which are read once as the DB opens. The order, which keeps the promise that a synced commit is found
 // again:
 //
-//  1. A slot is made: zeroes, synced; then the folder, synced. That is in the background, or while a DB is young and has no logs to recycle. Slots
-//     found by a process that has just begun may lack the second step; their folder is synced before the first is used.
+//  1. A slot is made: zeroes, synced; then its name; then the folder, synced. That is in the background, or while a DB is young and has no logs to recycle. Slots
+//     found by a process that has just begun may lack the last; their folder is synced before the first is used.
 //  2. A log is created or recycled: the header, with RWF_DSYNC, in one sector; then the call returns. The log is as durable as if its name had been
 //     synced, so Pebble's sync of that folder, and of that folder only, does nothing. Tables, manifest and markers lie in the folder above.
 //  3. Records.

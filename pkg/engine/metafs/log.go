@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -84,20 +85,27 @@ func (fs *FS) assign(path, name string, old, log uint64) (*logFile, error) {
 }
 
 // prewrite makes a slot: zeroes, durable, so that later syncs have neither a size nor an extent to journal; then its name, durable before anybody may
-// write a header.
+// write a header. Until the zeroes are durable it has another name, so that one that a crash cut short is known.
 func (fs *FS) prewrite(path string) error {
+	made := strings.TrimSuffix(path, logSuffix) + newSuffix
 	var f fsys.File
 	if err := fs.retry(func() (err error) {
-		f, err = fs.fsys.Open(path, fsys.Create|fsys.Exclusive|fsys.Write|fsys.Direct)
+		f, err = fs.fsys.Open(made, fsys.Create|fsys.Exclusive|fsys.Write|fsys.Direct)
 		return err
 	}); err != nil {
 		return err
 	}
 	err := errors.Join(fs.writeZeroes(f, 0, slotHeader+fs.cfg.LogBytes), f.Close())
-	if err == nil && fs.mutation != mutateSlotName {
-		err = fs.retry(func() error { return fs.fsys.SyncDir(filepath.Dir(path)) })
+	if err == nil {
+		err = fs.retry(func() error { return fs.fsys.Rename(made, path) })
 	}
 	if err != nil {
+		return errors.Join(err, fs.fsys.Remove(made))
+	}
+	if fs.mutation == mutateSlotName {
+		return nil
+	}
+	if err := fs.retry(func() error { return fs.fsys.SyncDir(filepath.Dir(path)) }); err != nil {
 		return errors.Join(err, fs.fsys.Remove(path))
 	}
 	return nil

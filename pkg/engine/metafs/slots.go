@@ -22,6 +22,7 @@ const (
 	logFolder  = "log"
 	slotPrefix = "slot-"
 	logSuffix  = ".log"
+	newSuffix  = ".new" // of a slot that is being made, instead
 	// slotHeader is how long the header is: a block, so that the log behind it is aligned. Only its first 20 bytes say something.
 	slotHeader  = logBlock
 	headerBytes = 24
@@ -41,7 +42,7 @@ type slots struct {
 	dir     string            // "" until it was looked at
 	byLog   map[uint64]string // the slot of each log, by its path
 	free    []string          // slots with no log, or one that Pebble has removed
-	short   []string          // slots with no log that a crash left unfinished
+	begun   []string          // slots that a crash left unfinished
 	next    uint64            // number for the next new slot's name: above every one that was there
 	settled bool              // the names of what was there are durable
 	busy    chan struct{}     // closed when the preparation under way ends; nil: none is
@@ -68,9 +69,8 @@ func parseLog(name string) (uint64, error) {
 
 func parseSlot(base string) (number uint64, ok bool) {
 	digits, prefix := strings.CutPrefix(base, slotPrefix)
-	digits, suffix := strings.CutSuffix(digits, logSuffix)
-	number, err := strconv.ParseUint(digits, 10, 32)
-	return number, prefix && suffix && err == nil
+	number, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimSuffix(digits, logSuffix), newSuffix), 10, 32)
+	return number, prefix && err == nil
 }
 
 // encodeHeader fills a header's block: magic, the log's number, the checksum of both.
@@ -109,7 +109,7 @@ func (s *slots) load(dir string) error {
 	if err != nil {
 		return err
 	}
-	s.byLog, s.free, s.short, s.next = map[uint64]string{}, nil, nil, 1
+	s.byLog, s.free, s.begun, s.next = map[uint64]string{}, nil, nil, 1
 	for _, name := range names {
 		number, ok := parseSlot(name)
 		if !ok {
@@ -117,12 +117,14 @@ func (s *slots) load(dir string) error {
 		}
 		s.next = max(s.next, number+1)
 		path := filepath.Join(dir, name)
-		log, size, err := s.look(path)
+		if strings.HasSuffix(path, newSuffix) {
+			s.begun = append(s.begun, path)
+			continue
+		}
+		log, err := s.look(path)
 		switch {
 		case err != nil:
 			return fmt.Errorf("look at log %s: %w", path, err)
-		case log == 0 && size < slotHeader+s.fs.cfg.LogBytes:
-			s.short = append(s.short, path)
 		case log == 0:
 			s.free = append(s.free, path)
 		case s.byLog[log] != "":
@@ -135,25 +137,21 @@ func (s *slots) load(dir string) error {
 	return nil
 }
 
-func (s *slots) look(path string) (log uint64, size int64, err error) {
+func (s *slots) look(path string) (log uint64, err error) {
 	f, err := s.fs.fsys.Open(path, 0)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer f.Close()
-	if size, err = f.Size(); err != nil {
-		return 0, 0, err
-	}
 	p := make([]byte, 2*slotHeader)
 	n, err := f.ReadAt(p, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, 0, err
+		return 0, err
 	}
 	if s.fs.mutation == mutateBlind {
-		return 0, size, nil
+		return 0, nil
 	}
-	log, err = decodeHeader(p[:n])
-	return log, size, err
+	return decodeHeader(p[:n])
 }
 
 // settle makes the names of what a dead process left durable, before one of those slots is used; its last preparation may have ended without that. It
@@ -162,12 +160,12 @@ func (s *slots) settle() error {
 	if s.settled {
 		return nil
 	}
-	for _, path := range s.short {
+	for _, path := range s.begun {
 		if err := s.fs.fsys.Remove(path); err != nil {
 			return err
 		}
 	}
-	s.short = nil
+	s.begun = nil
 	if s.fs.mutation != mutateUnsettled {
 		if err := s.fs.retry(func() error { return s.fs.fsys.SyncDir(s.dir) }); err != nil {
 			return err
