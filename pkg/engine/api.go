@@ -62,7 +62,8 @@ type Options struct {
 	anyRingFS bool
 	bootID    *[16]byte
 	patience  time.Duration // for other engines' locks
-	logBytes  int64         // how much of a metadata log is prewritten
+	tidyTick  time.Duration
+	logBytes  int64 // how much of a metadata log is prewritten
 	wroteRing func(off int64, p []byte)
 	mutate    mutation
 	did       func(mutation) // told when a rule's step is taken

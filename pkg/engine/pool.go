@@ -202,6 +202,7 @@ func (p *Pool) start() {
 	p.wg.Go(p.runTimer)
 	p.wg.Go(p.runJobs)
 	p.wg.Go(p.prepare)
+	p.wg.Go(p.runTidy)
 	if p.options.ChecksumRate > 0 {
 		p.wg.Go(p.makeSums)
 	}

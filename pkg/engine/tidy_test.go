@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
@@ -141,6 +142,53 @@ func TestPlaces(t *testing.T) {
 	}{{0, 4}, {1, 3}, {5, 5}} {
 		if n := places(list, c.inSequence); n != c.want {
 			t.Errorf("from generation %d on in sequence: %d places, want %d", c.inSequence, n, c.want)
+		}
+	}
+}
+
+// A volume whose option says so is tidied when it rests, and again when more was scattered.
+func TestTidyBehind(t *testing.T) {
+	o := testOptions(t)
+	o.tidyTick = 20 * time.Millisecond
+	p := newPool(t, o, MinPoolSize)
+	_, err := p.CreateVolume(t.Context(), VolumeSpec{Name: "v", Size: 8 << 20, Tidy: true})
+	must(t, err)
+	v := p.open("v")
+	_, err = v.WriteAt(make([]byte, 8<<20), 0)
+	must(t, err)
+	for _, name := range []string{"s1", "s2"} {
+		p.snapshot(name, "v")
+		p.scatter(v, 500, 1)
+		must(t, v.Flush())
+		deadline := time.Now().Add(20 * time.Second)
+		for tick := time.NewTicker(10 * time.Millisecond); p.inPlaces(v) > 16; <-tick.C {
+			if time.Now().After(deadline) {
+				t.Fatalf("the volume is still in %d places", p.inPlaces(v))
+			}
+		}
+	}
+	off := false
+	_, err = p.ChangeVolume(t.Context(), "v", VolumeChange{Tidy: &off})
+	must(t, err)
+	if n := len(p.tidyVolumes()); n != 0 {
+		t.Fatalf("%d volumes are tidied", n)
+	}
+}
+
+func TestTidyDue(t *testing.T) {
+	w := tidyWatch{}
+	a, b := tidyState{1, 2, 3}, tidyState{1, 5, 3}
+	if w.due(a) || !w.due(a) {
+		t.Error("a volume is due at the second look that sees the same")
+	}
+	w.done = a
+	if w.due(a) || w.due(b) || !w.due(b) {
+		t.Error("what is tidy is not due; what has changed is, when it rests")
+	}
+	restless := tidyWatch{}
+	for i := range tidyPatience + 1 {
+		if due := restless.due(tidyState{1, int64(i), 3}); due != (i == tidyPatience) {
+			t.Errorf("look %d at a volume that does not rest: due %v", i, due)
 		}
 	}
 }
