@@ -98,6 +98,11 @@ bench: build ## Measure the engine on this machine; fails below the bars (BENCHF
 	@hack/setup.sh bench
 	bin/rowanctl bench $(BENCHFLAGS)
 
+.PHONY: bench-report
+bench-report: build ## Measure copy-on-write against redirect-on-write; fails where a bar is missed (as root)
+	@hack/setup.sh bench
+	bin/rowanctl bench --report $(BENCHFLAGS)
+
 .PHONY: bench-peers
 bench-peers: ## Compare first writes after a snapshot with XFS reflink and qcow2; fails below the bars
 	@hack/setup.sh bench-peers

@@ -40,7 +40,7 @@ type benchFlags struct {
 	rounds, depth, samples       int
 	blocks                       int64
 	only                         []string
-	inProcess                    bool
+	inProcess, report            bool
 }
 
 // newBenchCommand measures the engine in this process; it needs no daemon.
@@ -55,6 +55,9 @@ It needs fio and 30 GiB of space, and takes about eight minutes. Progress goes t
 What it makes is removed when it ends.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if b.report {
+				b.only = []string{bench.PartModes}
+			}
 			b.out, b.err = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			if b.output, err = cmd.Flags().GetString("output"); err != nil {
 				return err
@@ -74,6 +77,7 @@ What it makes is removed when it ends.`,
 	f.Int64Var(&b.blocks, "blocks", 4_000_000, "4 KiB blocks that the memory part writes")
 	f.StringVar(&b.ioUring, "io-uring", uring.Auto.String(), "read and write data through io_uring: auto (while processors are short), always or never")
 	f.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of the engine's rounds")
+	f.BoolVar(&b.report, "report", false, "measure copy-on-write against redirect-on-write only: the part modes")
 	f.BoolVar(&b.inProcess, "in-process", false, "")
 	if err := f.MarkHidden("in-process"); err != nil {
 		panic(err) // the flag is made above

@@ -59,18 +59,20 @@ func (w *partWrite) takeOver(first, end int) error {
 	}()
 	// Loaded after the mark: whoever's lineage owns these blocks by a join that this one does not know has not written in place, or sees the mark.
 	w.g = w.v.mapping.lineage.Load()
-	list, err := w.copyOld(first, end)
-	if err != nil || len(list) == 0 {
-		return err
-	}
+	var list []*move
 	var g *moveGroup
+	var err error
 	ended := true
+	// The copy needs no pin either: the lock keeps what is copied where it is. With one, every copy would wait for those that are being made.
 	w.a.unpinned(func() {
+		if list, err = w.copyOld(first, end); err != nil || len(list) == 0 {
+			return
+		}
 		if g, err = p.commitMoves(list...); err == nil {
 			ended = waitEnded(g.ended)
 		}
 	})
-	if err != nil {
+	if err != nil || len(list) == 0 {
 		return err
 	}
 	w.g, w.moved, w.ended = w.v.mapping.lineage.Load(), list, g.ended // a join may have come: moveOwned

@@ -21,10 +21,11 @@ const (
 	PartLatency       = "latency"
 	PartAmplification = "amplification"
 	PartMemory        = "memory"
+	PartModes         = "modes" // COW against ROW: what rowanctl bench --report prints
 )
 
 // Parts are all of them.
-var Parts = []string{PartReads, PartWrites, PartFirst, PartLatency, PartAmplification, PartMemory}
+var Parts = []string{PartReads, PartWrites, PartFirst, PartLatency, PartAmplification, PartMemory, PartModes}
 
 // ErrConfig: a setting is out of its bounds. The text says which and what is allowed.
 var ErrConfig = errors.New("invalid setting")
@@ -91,6 +92,9 @@ func (c *Config) space() (bytes int64) {
 	}
 	if c.has(PartAmplification) {
 		bytes = max(bytes, c.Size+c.amplificationPool())
+	}
+	if c.has(PartModes) {
+		bytes = max(bytes, c.modesPool())
 	}
 	if c.has(PartMemory) { // in a process of its own, with a plain file of its own
 		bytes = max(bytes, 2*c.Size+c.memoryPool())

@@ -35,6 +35,7 @@ func Run(ctx context.Context, c Config) (r *Report, err error) {
 		{run.latency, []string{PartLatency}},
 		{run.amplification, []string{PartAmplification}},
 		{run.memory, []string{PartMemory}},
+		{run.modes, []string{PartModes}},
 	} {
 		for _, name := range part.names {
 			if !c.has(name) {

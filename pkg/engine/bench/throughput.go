@@ -9,6 +9,9 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine"
 )
 
+// copyBar is what part of the plain file's rate first writes must reach in COW mode: each is a read and two writes, and a share of two flushes.
+const copyBar = 0.1
+
 // throughputBar is what part of the plain file's rate the engine must reach.
 const throughputBar = 0.8
 
@@ -88,12 +91,28 @@ func (a *arena) contests() (list []contest) {
 			first(contest{name: "first-write" + deep, rw: "randwrite", bytes: blockSize, depth: a.Depth, bar: bar(throughputBar)}),
 			first(contest{name: "first-write-q1", rw: "randwrite", bytes: blockSize, depth: 1}),
 			first(contest{name: "first-write-flush-q1", rw: "randwrite", bytes: blockSize, depth: 1, flush: true}),
-			first(contest{name: "first-stream-write-1MiB-q8", rw: "write", bytes: streamSize, depth: 8}))
+			first(contest{name: "first-stream-write-1MiB-q8", rw: "write", bytes: streamSize, depth: 8}),
+			a.copying(contest{name: "cow-first-write" + deep, rw: "randwrite", bytes: blockSize, depth: a.Depth, bar: bar(copyBar)}),
+			a.copying(contest{name: "cow-first-write-q1", rw: "randwrite", bytes: blockSize, depth: 1}))
 	}
 	if a.has(PartFirst) && a.has(PartReads) {
 		list = append(list, contest{name: "read-scattered" + deep, rw: "randread", bytes: blockSize, depth: a.Depth})
 	}
 	return list
+}
+
+// copying has a contest's first writes copy the old data away.
+func (a *arena) copying(c contest) contest {
+	mode := func(m engine.Mode, then func(context.Context, int) error) func(context.Context, int) error {
+		return func(ctx context.Context, round int) error {
+			if _, err := a.pool.ChangeVolume(ctx, "v", engine.VolumeChange{Mode: &m}); err != nil {
+				return err
+			}
+			return then(ctx, round)
+		}
+	}
+	c.before, c.after = mode(engine.CopyOnWrite, a.snapshot), mode(engine.RedirectOnWrite, a.forget)
+	return c
 }
 
 func snapshotName(round int) string { return fmt.Sprintf("s%d", round) }

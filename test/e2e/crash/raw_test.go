@@ -54,7 +54,8 @@ func (m *machine) raw(ctx context.Context, kills int) (err error) {
 	}()
 	for i, name := range []string{"one", "two"} {
 		v := &volume{name: name}
-		if err := m.create(ctx, engine.VolumeSpec{Name: name, Size: volumeSize}); err != nil {
+		mode := engine.Mode(i) // one redirects, two copies
+		if err := m.create(ctx, engine.VolumeSpec{Name: name, Size: volumeSize, Mode: mode}); err != nil {
 			return err
 		}
 		if v.dev, err = m.open(ctx, name); err != nil {
