@@ -142,6 +142,8 @@ func (s *script) effect(step fsys.Step) (what, rule string, kind int) {
 	case sync && (ext == ".seg" || name == "flush"):
 		return "sync the " + map[bool]string{true: "segment", false: "flush file"}[ext == ".seg"],
 			s.flush + ": after the data, before the commit", begins
+	case write && ext == ".log" && step.Off == 0:
+		return "give the next log its place, durably", "before the log's first record", begins
 	case write && ext == ".log":
 		return "write the metadata log, durably", "the commit: what follows waits for it", begins
 	}
