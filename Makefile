@@ -103,6 +103,15 @@ bench-report: build ## Measure copy-on-write against redirect-on-write; fails wh
 	@hack/setup.sh bench
 	bin/rowanctl bench --report $(BENCHFLAGS)
 
+.PHONY: fold-test
+fold-test: build ## Delete some of 1000 snapshots of a volume of 10 million blocks under load; fails above the bars (45 GiB of space)
+	bin/rowanctl bench --only fold,space $(BENCHFLAGS)
+
+.PHONY: full-test
+full-test: ## Fill a pool, and the file system under one, on a loop device (as root): nothing is lost, writes go on when space comes back
+	@hack/setup.sh demo
+	$(GO) run ./hack/fulltest
+
 .PHONY: bench-peers
 bench-peers: ## Compare first writes after a snapshot with XFS reflink and qcow2; fails below the bars
 	@hack/setup.sh bench-peers

@@ -38,7 +38,7 @@ type benchFlags struct {
 	ioUring                      string
 	seconds                      float64
 	rounds, depth, samples       int
-	blocks                       int64
+	blocks, foldBlocks           int64
 	only                         []string
 	inProcess, report            bool
 }
@@ -72,9 +72,10 @@ What it makes is removed when it ends.`,
 	f.Float64Var(&b.seconds, "seconds", 2, "length of one measurement")
 	f.IntVar(&b.rounds, "rounds", 5, "rounds, of each side in turn; medians are told")
 	f.IntVar(&b.depth, "depth", 32, "requests under way; depth 1 is measured as well")
-	f.StringSliceVar(&b.only, "only", bench.Parts, "parts to run")
+	f.StringSliceVar(&b.only, "only", bench.DefaultParts, "parts to run: of "+strings.Join(bench.Parts, ", "))
 	f.IntVar(&b.samples, "samples", 100, "snapshots and restores timed for each case of the latency part")
 	f.Int64Var(&b.blocks, "blocks", 4_000_000, "4 KiB blocks that the memory part writes")
+	f.Int64Var(&b.foldBlocks, "fold-blocks", 10_000_000, "4 KiB blocks that the volume of the fold part maps")
 	f.StringVar(&b.ioUring, "io-uring", uring.Auto.String(), "read and write data through io_uring: auto (while processors are short), always or never")
 	f.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of the engine's rounds")
 	f.BoolVar(&b.report, "report", false, "measure copy-on-write against redirect-on-write only: the part modes")
@@ -101,7 +102,7 @@ func (b *benchFlags) run(ctx context.Context) error {
 	started := time.Now()
 	c := bench.Config{
 		Dir: b.dir, RingDir: b.ringDir, Size: size, Round: time.Duration(b.seconds * float64(time.Second)), Rounds: b.rounds, Depth: b.depth, Parts: b.only,
-		Samples: b.samples, Blocks: b.blocks, IO: mode, Profiles: b.profiles,
+		Samples: b.samples, Blocks: b.blocks, FoldBlocks: b.foldBlocks, IO: mode, Profiles: b.profiles,
 		Progress: func(format string, args ...any) {
 			fmt.Fprintf(b.err, "%7.1fs  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, args...))
 		},

@@ -119,7 +119,7 @@ func TestDriveEndsAtLimitAndAtErrors(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	good := Config{Dir: t.TempDir(), RingDir: "r", Size: 64 << 20, Round: time.Second, Rounds: 1, Depth: 1, Parts: Parts, Blocks: 1, Samples: 1}
+	good := Config{Dir: t.TempDir(), RingDir: "r", Size: 64 << 20, Round: time.Second, Rounds: 1, Depth: 1, Parts: Parts, Blocks: 1, Samples: 1, FoldBlocks: minFoldBlocks}
 	if err := good.check(); err != nil {
 		t.Skip(err) // too little space
 	}

@@ -22,13 +22,18 @@ const (
 	PartAmplification = "amplification"
 	PartMemory        = "memory"
 	PartModes         = "modes" // COW against ROW: what rowanctl bench --report prints
+	PartSpace         = "space"
+	PartFold          = "fold"
 )
 
 // Parts are all of them.
-var Parts = []string{PartReads, PartWrites, PartFirst, PartLatency, PartAmplification, PartMemory, PartModes}
+var Parts = []string{PartReads, PartWrites, PartFirst, PartLatency, PartAmplification, PartMemory, PartModes, PartSpace, PartFold}
 
 // ErrConfig: a setting is out of its bounds. The text says which and what is allowed.
 var ErrConfig = errors.New("invalid setting")
+
+// DefaultParts are those that need no more than 30 GiB of space.
+var DefaultParts = slices.DeleteFunc(slices.Clone(Parts), func(p string) bool { return p == PartFold })
 
 // Config says what to measure and where.
 type Config struct {
@@ -40,8 +45,10 @@ type Config struct {
 	Depth   int      // requests under way; depth 1 is measured as well
 	Parts   []string // some of Parts
 	Blocks  int64    // blocks the memory part maps
-	IO      uring.Mode
-	Samples int // snapshots and restores timed for each case of the latency part
+	// FoldBlocks is how many blocks the fold part's volume maps.
+	FoldBlocks int64
+	IO         uring.Mode
+	Samples    int // snapshots and restores timed for each case of the latency part
 
 	// Memory makes the command that runs the memory part in a process of its own, so that its memory is the engine's alone: it calls Run with the same
 	// settings but for Dir, RingDir, Parts and this, and writes the report to its standard output as JSON. nil: run it in this process.
@@ -62,6 +69,9 @@ func (c *Config) check() error {
 	case c.Rounds < 1 || c.Depth < 1 || c.Depth > 1024 || c.Samples < 1 || c.Blocks < 1 || c.Blocks > teraBlocks/4:
 		return fmt.Errorf("%w: %d rounds, depth %d, %d samples, %d blocks: want 1 or more of each, a depth of at most 1024 and at most %d blocks",
 			ErrConfig, c.Rounds, c.Depth, c.Samples, c.Blocks, teraBlocks/4)
+	}
+	if c.FoldBlocks < minFoldBlocks {
+		return fmt.Errorf("%w: %d blocks for the fold part: want %d or more", ErrConfig, c.FoldBlocks, minFoldBlocks)
 	}
 	for _, p := range c.Parts {
 		if !slices.Contains(Parts, p) {
@@ -98,6 +108,15 @@ func (c *Config) space() (bytes int64) {
 	}
 	if c.has(PartMemory) { // in a process of its own, with a plain file of its own
 		bytes = max(bytes, 2*c.Size+c.memoryPool())
+	}
+	if c.has(PartSpace) {
+		bytes = max(bytes, c.Size+c.spacePool())
+	}
+	if c.has(PartFold) {
+		bytes = max(bytes, c.Size+c.foldPool())
+	}
+	if !c.has(PartReads) && !c.has(PartWrites) && !c.has(PartFirst) && !c.has(PartMemory) {
+		bytes -= c.Size // no plain file
 	}
 	return bytes + gib // metadata, and the pool's reserve
 }

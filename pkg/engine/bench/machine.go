@@ -13,8 +13,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/uring"
 )
 
-// machine describes where the run was made.
-func machine() string {
+// Machine describes where the run was made.
+func Machine() string {
 	kernel := "unknown kernel"
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {

@@ -15,7 +15,7 @@ func Run(ctx context.Context, c Config) (r *Report, err error) {
 	if err := c.check(); err != nil {
 		return r, err
 	}
-	r.Machine = machine()
+	r.Machine = Machine()
 	r.Method = fmt.Sprintf("medians of %d rounds of %v, in turn: "+
 		"fio (io_uring, direct) on a plain file, and the engine's block device in this process; %d MiB each", c.Rounds, c.Round, c.Size>>20)
 	ctx, end := context.WithCancelCause(ctx)
@@ -36,6 +36,8 @@ func Run(ctx context.Context, c Config) (r *Report, err error) {
 		{run.amplification, []string{PartAmplification}},
 		{run.memory, []string{PartMemory}},
 		{run.modes, []string{PartModes}},
+		{run.space, []string{PartSpace}},
+		{run.fold, []string{PartFold}},
 	} {
 		for _, name := range part.names {
 			if !c.has(name) {
