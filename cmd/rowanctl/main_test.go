@@ -153,6 +153,10 @@ snapshot list
 snapshot show before-upgrade
 snapshot restore before-upgrade db-old
 volume create db-copy --from-volume db
+volume create ledger --size 4Gi --thick
+volume show ledger
+pool show
+volume delete ledger
 volume label db tier=silver app-
 volume attach --read-only db-old
 volume list
@@ -209,6 +213,7 @@ pool open
 pool list -o yaml
 volume create v
 volume create v --size -1Gi
+volume create v --size 1Gi --thick --thin
 volume create v --from-snapshot s --from-volume w
 volume create v --size 1Gi --label nonsense
 volume label v

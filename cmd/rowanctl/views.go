@@ -39,6 +39,8 @@ type poolView struct {
 	Snapshots     int    `json:"snapshots"`
 	Jobs          int    `json:"jobs"`
 	Available     int64  `json:"available"`
+	Reserved      int64  `json:"reserved"`
+	Thick         int64  `json:"thick"`
 	Level         string `json:"level,omitempty"`
 
 	WarnAt        float64 `json:"warnAt,omitempty"`
@@ -54,6 +56,7 @@ func viewPool(p engine.PoolInfo) poolView {
 		Name: p.Name, ID: p.ID, State: p.State, Reason: p.Reason, Member: p.Member, Device: p.Device, Size: p.Size, Used: p.Used, Free: p.Free,
 		Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes, Volumes: p.Volumes, Snapshots: p.Snapshots, Jobs: p.Jobs,
 		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
+		Reserved: p.Reserved, Thick: p.Thick,
 		ChecksumBytes: p.ChecksumBytes, Unsummed: p.Unsummed,
 	}
 }
@@ -64,7 +67,7 @@ func (p poolView) table(w io.Writer) error {
 	}
 	if p.Size > 0 { // nothing is known of a pool that is not open
 		fields = append(fields,
-			field{"Size", exact(p.Size)}, field{"Used", exact(p.Used)}, field{"Free", exact(p.Free)}, field{"Available", exact(p.Available)},
+			field{"Size", exact(p.Size)}, field{"Used", exact(p.Used)}, field{"Free", exact(p.Free)}, field{"Reserved", p.reserved()}, field{"Available", exact(p.Available)},
 			field{"Level", p.level()}, field{"Provisioned", exact(p.Provisioned)},
 			field{"Metadata", exact(p.MetadataBytes)}, field{"Volumes", strconv.Itoa(p.Volumes)}, field{"Snapshots", strconv.Itoa(p.Snapshots)},
 			field{"Being freed", strconv.Itoa(p.Jobs) + " layers"}, field{"Checksums", checksumsText(p)})
@@ -74,6 +77,14 @@ func (p poolView) table(w io.Writer) error {
 		fields = append(fields, field{"Metadata cost", p.Metadata.perBlock()})
 	}
 	return writeFields(w, fields...)
+}
+
+// reserved is nothing where there are no thick volumes.
+func (p poolView) reserved() string {
+	if p.Thick == 0 {
+		return ""
+	}
+	return exact(p.Reserved) + ", for thick volumes of " + bytesize.Format(p.Thick)
 }
 
 // level says where the pool is on the ladder, and what comes next.

@@ -25,6 +25,7 @@ func (a *app) volumeCreate(pool *string) *cobra.Command {
 	var size sizeFlag
 	var labels []string
 	var mode string
+	var thick, thin bool
 	cmd := &cobra.Command{
 		Use:   "create NAME {--size SIZE | --from-snapshot SNAPSHOT | --from-volume VOLUME}",
 		Short: "Make a volume: empty, or from a snapshot or volume",
@@ -37,6 +38,14 @@ func (a *app) volumeCreate(pool *string) *cobra.Command {
 			}
 			if size == 0 && spec.FromSnapshot == "" && spec.FromVolume == "" {
 				return usagef("say how large: --size, or what to make it from")
+			}
+			switch {
+			case thick && thin:
+				return usagef("--thick and --thin: one of the two at most")
+			case thick:
+				spec.Provisioning = engine.ProvisionThick
+			case thin:
+				spec.Provisioning = engine.ProvisionThin
 			}
 			if spec.Labels, err = parseLabels(labels, false); err != nil {
 				return err
@@ -54,6 +63,8 @@ func (a *app) volumeCreate(pool *string) *cobra.Command {
 	f.StringVar(&spec.FromVolume, "from-volume", "", "start with this volume's present content")
 	f.StringVar(&mode, "mode", "row", "who moves when a block is written that a snapshot keeps: row (the new data) or cow (the old data)")
 	f.BoolVar(&spec.Tidy, "tidy", false, "move its scattered blocks back into sequence in the background")
+	f.BoolVar(&thick, "thick", false, "set all of its size aside, so that writes to it never lack space (default as the source, or not)")
+	f.BoolVar(&thin, "thin", false, "take space as it is written")
 	f.StringArrayVarP(&labels, "label", "l", nil, "key=value, any number of times")
 	return cmd
 }

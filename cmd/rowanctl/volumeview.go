@@ -24,6 +24,8 @@ type volumeView struct {
 	Open         bool              `json:"open"`
 	Mode         string            `json:"mode"`
 	Tidy         bool              `json:"tidy"`
+	Provisioning string            `json:"provisioning,omitempty"`
+	Reserved     int64             `json:"reserved,omitempty"`
 	CreatedAt    time.Time         `json:"createdAt"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	Attachment   *attachmentView   `json:"attachment,omitempty"`
@@ -57,6 +59,7 @@ func viewVolume(pool string, v engine.VolumeInfo, attached []host.Attachment) vo
 		Pool: pool, Name: v.Name, ID: v.ID, Size: v.Size, Mapped: v.Mapped, Owned: v.Owned, Written: v.Written, HasParent: v.HasParent,
 		FromSnapshot: v.FromSnapshot, FromVolume: v.FromVolume, Open: v.Open, CreatedAt: v.CreatedAt, Labels: v.Labels,
 		Mode: v.Mode.String(), Tidy: v.Tidy,
+		Provisioning: string(v.Provisioning), Reserved: v.Reserved,
 	}
 	for _, a := range attached {
 		if a.Volume == v.Name {
@@ -75,6 +78,14 @@ func viewVolume(pool string, v engine.VolumeInfo, attached []host.Attachment) vo
 	return view
 }
 
+// provisioning tells of a thick volume how much is set aside for it still; a thin one is not worth a line.
+func (v volumeView) provisioning() string {
+	if v.Provisioning != string(engine.ProvisionThick) {
+		return ""
+	}
+	return v.Provisioning + ", " + bytesize.Format(v.Reserved) + " set aside and not used yet"
+}
+
 func ratio(done, asked uint64) *float64 {
 	if asked == 0 {
 		return nil
@@ -87,7 +98,7 @@ func (v volumeView) table(w io.Writer) error {
 	fields := []field{
 		{"Name", v.Name}, {"ID", v.ID}, {"Pool", v.Pool}, {"Created", timeText(v.CreatedAt)}, {"Size", exact(v.Size)},
 		{"Mapped", exact(v.Mapped)}, {"Owned", exact(v.Owned)}, {"From snapshot", v.FromSnapshot}, {"From volume", v.FromVolume},
-		{"Written", yesNo(v.Written)}, {"Mode", v.Mode}, {"Tidy", yesNo(v.Tidy)}, {"Labels", labelsText(v.Labels)}, {"Device", v.device()},
+		{"Provisioning", v.provisioning()}, {"Written", yesNo(v.Written)}, {"Mode", v.Mode}, {"Tidy", yesNo(v.Tidy)}, {"Labels", labelsText(v.Labels)}, {"Device", v.device()},
 	}
 	if a := v.Attachment; a != nil {
 		fields = append(fields, field{"Stalled", a.Stalled})

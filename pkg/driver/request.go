@@ -24,6 +24,7 @@ const (
 	paramPool        = "pool"
 	paramMode        = "mode"
 	paramTidy        = "tidy"
+	paramProvision   = "provisioning"
 	kubernetesPrefix = "csi.storage.k8s.io/"
 	paramFSType      = kubernetesPrefix + "fstype"
 )
@@ -45,12 +46,18 @@ func parseParameters(params map[string]string) (p volume.Parameters, fsType stri
 				return p, "", fmt.Errorf("%w: parameter %s: %q: use true (scattered blocks are moved back into sequence in the background) or false",
 					volume.ErrInvalid, paramTidy, value)
 			}
+		case key == paramProvision:
+			p.Provisioning = volume.Provisioning(value)
+			if err := volume.CheckProvisioning(p.Provisioning); err != nil || value == "" {
+				return p, "", fmt.Errorf("%w: parameter %s: %q: use %s or %s", volume.ErrInvalid, paramProvision, value, volume.ProvisionThin,
+					volume.ProvisionThick)
+			}
 		case key == paramFSType:
 			fsType = value
 		case strings.HasPrefix(key, kubernetesPrefix):
 		default:
-			return p, "", fmt.Errorf("%w: unknown parameter %q: there are %s, %s, %s and %s", volume.ErrInvalid, key, paramPool, paramMode, paramTidy,
-				paramFSType)
+			return p, "", fmt.Errorf("%w: unknown parameter %q: there are %s, %s, %s, %s and %s", volume.ErrInvalid, key, paramPool, paramMode, paramTidy,
+				paramProvision, paramFSType)
 		}
 	}
 	return p, fsType, nil

@@ -96,6 +96,8 @@ type PoolInfo struct {
 	Used          int64  // blocks owned by some layer, in bytes
 	Free          int64  // Size - Used
 	Available     int64  // what new blocks can take now: less than Free where the file system has not the space
+	Reserved      int64  // set aside for thick volumes and not yet used; not in Available
+	Thick         int64  // the part of Provisioned that is of thick volumes
 	Level         SpaceLevel
 	WarnAt        float64 // the watermarks it has, as in Options
 	RefuseAt      float64
@@ -155,6 +157,7 @@ type VolumeSpec struct {
 	Mode         Mode
 	Tidy         bool // move its scattered blocks back into sequence in the background
 	Labels       map[string]string
+	Provisioning Provisioning // empty: the source's, or thin
 }
 
 // VolumeInfo is a volume as it is now. Sizes are in bytes.
@@ -170,6 +173,8 @@ type VolumeInfo struct {
 	Open         bool
 	Mode         Mode
 	Tidy         bool
+	Provisioning Provisioning
+	Reserved     int64 // what is set aside for it and not yet used; 0 of a thin one
 	CreatedAt    time.Time
 	Labels       map[string]string
 	Counters     *Counters // while open
@@ -209,4 +214,6 @@ type SnapshotInfo struct {
 	Owned     int64  // what its layer owns
 	CreatedAt time.Time
 	Labels    map[string]string
+	// Provisioning is its volume's when it was taken, and a restore's that asks for none.
+	Provisioning Provisioning
 }

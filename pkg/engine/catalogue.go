@@ -45,6 +45,7 @@ type volume struct {
 	stored  int64        // the same without them: the committer's
 	written atomic.Bool
 	open    *Volume
+	gain    int64 // of a thick volume: blocks that its head owns and that its promise does not count; Pool.ops'
 }
 
 // setMapped sets both counts of a volume that has no pending runs.

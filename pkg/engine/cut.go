@@ -46,9 +46,18 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 	if p.pages.pending.Load() > cutPending || p.pages.careful() > cutCareful {
 		p.flushHanded()
 	}
+	promise := p.cutPromise(volumes)
+	if err := promise.take(false); err != nil {
+		promise.undo()
+		return err
+	}
 	open, err := p.shutGates(volumes)
 	defer open()
+	if err == nil {
+		err = promise.take(true)
+	}
 	if err != nil {
+		promise.undo()
 		return err
 	}
 	var cuts []*cutVolume
@@ -80,6 +89,7 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 			}
 		}
 		p.catalogue.mu.Unlock()
+		promise.done()
 		durable()
 		p.summing.kick()
 	})
@@ -213,7 +223,7 @@ func (p *Pool) createSnapshots(group string, specs []SnapshotSpec) ([]SnapshotIn
 			c.name = s.id
 			s.rec = format.Snapshot{
 				Name: specs[i].Name, Layer: c.frozen.id, VolumeID: c.v.id, VolumeName: c.v.rec.Name, Group: group, Size: c.v.rec.Size,
-				Mapped: uint64(c.v.mapped.Load()), Created: now, Labels: maps.Clone(specs[i].Labels),
+				Mapped: uint64(c.v.mapped.Load()), Created: now, Labels: maps.Clone(specs[i].Labels), Thick: c.v.rec.Thick,
 			}
 			b.put(format.SnapshotKey(s.id), s.rec.Encode())
 		}

@@ -10,13 +10,21 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/rowan-csi/rowan/pkg/engine/format"
-	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
 const (
-	// stepPages is how many pages one commit of a background pass covers at most, and stepTime how long it may keep the committer.
+	// stepPages is how many pages one commit of a background pass covers at most, stepRuns how many runs it removes, about, and stepTime how long it may
+	// keep the committer with pages that it must look at there. Pages whose blocks lie all over the pool change a thousand bitmaps with every commit: fewer
+	// runs in each make the pass cost more.
 	stepPages = 512
+	stepRuns  = 6144
 	stepTime  = 2 * time.Millisecond
+	// restShare is how long a pass rests after each commit, as a multiple of the time that took, while guests are busy.
+	restShare = 5
+	// passSync is how often a pass sees to it that its commits are durable and the blocks it took away are free, if no other commit does meanwhile. A sync
+	// of the log flushes the device, and whoever writes without flushes waits for what the device has cached: with one for each commit of a pass, writers
+	// lost half of their rate, the processors half idle.
+	passSync = time.Second
 	// jobRetry is how long a pass that went wrong rests: what it met (a read error) may pass, and freed space is wanted.
 	jobRetry = 10 * time.Second
 )
@@ -36,7 +44,7 @@ func (p *Pool) runJobs() {
 			return
 		case <-p.jobKick:
 		}
-		for !p.stopping() && p.failure() == nil {
+		for !p.stopping() && p.failure() == nil && !p.jobsHeld.Load() {
 			id, job, ok := p.nextJob()
 			if !ok {
 				break
@@ -83,6 +91,7 @@ func (p *Pool) runJob(id uint64, job format.Job) error {
 			return fmt.Errorf("%w: layer %d to be freed is not there", ErrCorrupt, job.Layer)
 		}
 	}
+	synced := time.Now()
 	for _, gen := range gens {
 		for next := uint32(0); ; {
 			pages, err := touchedFrom(p.store.db, gen, next, stepPages)
@@ -92,10 +101,18 @@ func (p *Pool) runJob(id uint64, job format.Job) error {
 			if len(pages) == 0 {
 				break
 			}
+			began, busy := time.Now(), p.guestRequests()
 			done, err := p.step(id, pages)
 			if err != nil {
 				return err
 			}
+			if free, _, _ := p.alloc.Free(); free == 0 || time.Since(synced) > passSync {
+				if err := p.store.commitOne(func(*batch) {}, nil); err != nil {
+					return err
+				}
+				synced = time.Now()
+			}
+			p.rest(time.Since(began), p.guestRequests()-busy)
 			if done == 0 { // the layer has gone, and its generations with it
 				break
 			}
@@ -131,52 +148,49 @@ func touchedFrom(r pebble.Reader, gen uint64, page uint32, most int) (pages []ui
 
 var errEnough = errors.New("enough")
 
-// step rewrites some of the pages, as many as fit a commit, and returns how many.
+// step rewrites some of the pages, as many as fit a commit, and returns how many. What is to be done is found beforehand, beside the commits of others; the
+// committer then does it where the page is as it was.
 func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
-	// The job may have been handed to another layer by a join, and the layer's ancestry may have changed: ops keeps both still meanwhile.
-	p.ops.Lock()
-	defer p.ops.Unlock()
-	job := p.catalogue.jobs[id]
-	l := p.catalogue.layers[job.Layer]
-	if l == nil {
+	job, line := p.jobNow(id)
+	if line == nil {
 		return 0, nil
 	}
-	line := p.catalogue.lineageOf(l)
-	var freed []extent
-	err = p.commitThen(func(b *batch) (bool, error) {
-		for began := time.Now(); done < len(pages) && !b.full() && (done == 0 || time.Since(began) < stepTime); done++ {
-			lp, err := readLayerPage(b.s.db, line, pages[done])
-			if err != nil {
-				return false, err
-			}
-			var want []runs.Entry // of a layer to be freed: nothing
-			if job.Kind == format.JobJoin {
-				want = lp.apply(lp.visible(), nil)
-				if runs.Covered(want) == runs.Covered(lp.own) {
-					continue // nothing hidden here
-				}
-			}
-			res, err := b.rewrite(line, pages[done], &lp, want)
-			if err == nil && job.Kind == format.JobJoin && l.rec.Head == 0 {
-				err = b.trimSums(pages[done], lp.own, want)
-			}
-			if err != nil {
-				return false, fmt.Errorf("page %d: %w", pages[done], err)
-			}
-			if err := p.alloc.Hold(res.freed); err != nil {
-				return false, err
-			}
-			freed = append(freed, res.freed...)
-		}
-		return false, nil
-	}, step{mutateReuseSynced, func() { p.release(freed) }})
-	if f := p.figures; f != nil && err == nil {
-		f.JoinPages.Add(uint64(done))
-		for _, x := range freed {
-			f.FreedBlocks.Add(uint64(x.N))
-		}
+	p.store.watchPages()
+	defer p.store.unwatchPages()
+	plans, err := planPass(p.store.db, job.Kind, line, pages)
+	if err != nil {
+		return 0, err
 	}
-	return done, err
+	if !slices.ContainsFunc(plans, func(n pagePlan) bool { return n.slow || len(n.removed) > 0 }) {
+		return len(plans), nil
+	}
+	// The job may have been handed to another layer by a join, and the layer's ancestry may have changed: ops keeps both still from here on.
+	p.ops.Lock()
+	defer p.ops.Unlock()
+	again, now := p.jobNow(id)
+	if now == nil {
+		return 0, nil
+	}
+	c := passCommit{p: p, job: again, line: now, plans: plans}
+	c.stale = now.layer != line.layer || now.own != line.own || !slices.Equal(now.gens, line.gens)
+	err = p.commitLazily(c.compose, step{mutateReuseSynced, func() { p.release(c.freed) }})
+	p.gained(now.layer, -blocksIn(c.freed))
+	if f := p.figures; f != nil && err == nil {
+		f.JoinPages.Add(uint64(c.done))
+		f.FreedBlocks.Add(uint64(blocksIn(c.freed)))
+	}
+	return c.done, err
+}
+
+// jobNow is a job, and the ancestry of its layer; nil where it has gone.
+func (p *Pool) jobNow(id uint64) (format.Job, *lineage) {
+	p.catalogue.mu.RLock()
+	defer p.catalogue.mu.RUnlock()
+	job := p.catalogue.jobs[id]
+	if l := p.catalogue.layers[job.Layer]; l != nil {
+		return job, p.catalogue.lineageOf(l)
+	}
+	return job, nil
 }
 
 // endJob removes a job that is done; a freed layer goes with it, and its parent is looked at again.
@@ -189,7 +203,10 @@ func (p *Pool) endJob(id uint64) error {
 		return fmt.Errorf("%w: layer %d of a job is not there", ErrCorrupt, job.Layer)
 	}
 	r := &retirement{}
-	r.then(func() { delete(p.catalogue.jobs, id) })
+	r.then(func() {
+		delete(p.catalogue.jobs, id)
+		p.passEnded(l)
+	})
 	err := p.store.commitOne(func(b *batch) {
 		b.remove(format.JobKey(id))
 		if job.Kind == format.JobJoin {

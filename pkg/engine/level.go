@@ -42,13 +42,13 @@ type spaceLeft struct {
 func (p *Pool) spaceLeft() spaceLeft {
 	const chunkBytes = alloc.ChunkBlocks * BlockSize
 	free, held, _ := p.alloc.Free()
-	s := spaceLeft{size: p.chunkLimit() * chunkBytes, bytes: (free + held) * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
+	s := spaceLeft{size: p.chunkLimit() * chunkBytes, bytes: (free + held - p.alloc.Promised()) * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
 	more := max(p.chunkLimit()-p.alloc.Space(), 0) * chunkBytes
 	// Where the file system does not answer, what the pool's size allows is the best guess.
 	if have, err := p.member.Room(); err == nil && have < more {
 		more, s.limitedByFiles = have/chunkBytes*chunkBytes, true
 	}
-	s.bytes += more
+	s.bytes = max(s.bytes+more, 0)
 	return s
 }
 

@@ -54,6 +54,13 @@ func (p *Pool) commitThen(compose func(b *batch) (more bool, err error), steps .
 	return p.store.run(p.jobThen(compose, steps...))
 }
 
+// commitLazily applies, and does the steps when a later commit is durable: see job.lazy.
+func (p *Pool) commitLazily(compose func(b *batch) (more bool, err error), steps ...step) error {
+	j := p.jobThen(compose, steps...)
+	j.lazy = true
+	return p.store.run(j)
+}
+
 func (p *Pool) jobThen(compose func(b *batch) (more bool, err error), steps ...step) *job {
 	j := newJob(compose, func() {
 		for _, s := range steps {

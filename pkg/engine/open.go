@@ -192,6 +192,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 		return nil, err
 	}
 	p.store.alloc, p.store.filled = p.alloc, p.chunksFilled
+	p.loadPromises()
 	if err := p.queueUnnamed(); err != nil {
 		return nil, err
 	}

@@ -248,6 +248,7 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 				p.mu.Lock()
 				p.abandoned = append(p.abandoned, extent{Place: old.Place(), N: old.Len()})
 				p.mu.Unlock()
+				v.pool.alloc.Return(v.entry.id, int64(old.Len()))
 			}
 			e = e.Replacing()
 		}

@@ -54,6 +54,7 @@ type Pool struct {
 	failed    atomic.Pointer[error]
 	stop      chan struct{}
 	jobKick   chan struct{}
+	jobsHeld  atomic.Bool // by a test: queued passes stay queued
 	wg        sync.WaitGroup
 	closed    atomic.Bool
 	readOnly  error // why, when opened so
@@ -130,9 +131,13 @@ func (p *Pool) Info() PoolInfo {
 	}
 	for _, v := range c.volumes {
 		info.Provisioned += int64(v.rec.Size)
+		if v.rec.Thick {
+			info.Thick += int64(v.rec.Size)
+		}
 	}
 	info.Free = max(sb.Size-info.Used, 0)
 	left := p.spaceLeft()
+	info.Reserved = p.alloc.Promised() * BlockSize
 	info.Available, info.Level, info.WarnAt, info.RefuseAt = left.bytes, left.level(0), p.options.WarnAt, p.options.RefuseAt
 	info.ChecksumBytes, info.Unsummed = int64(p.store.sumBytes.Load()), p.unsummed()
 	info.Volumes, info.Snapshots, info.Jobs = len(c.volumes), len(c.snapshots), len(c.jobs)

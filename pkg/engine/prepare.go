@@ -41,6 +41,8 @@ type preparer struct {
 	stuck       atomic.Pointer[stuck] // why there is no more space to prepare, though the pool's size allows it
 	tried       broadcast             // told when an attempt to prepare space has ended
 
+	space sync.Mutex // held while chunks are reserved or punched: by the preparer, or by who sets space aside for a volume
+
 	mu   sync.Mutex
 	done chan struct{} // closed when a job ends
 }

@@ -92,7 +92,8 @@ func (p *Pool) join(b *batch, r *retirement, l, child *layer) {
 	if rec.Head != 0 && !p.breaks(mutateSumDrop) {
 		p.dropSums(b, l.rec.Gens)
 	}
-	b.use(child, l.owned.Load(), l.pages.Load())
+	gain := l.owned.Load()
+	b.use(child, gain, l.pages.Load())
 	l.gone = true
 	b.remove(format.LayerKey(l.id))
 	b.remove(format.LayerUseKey(l.id))
@@ -110,6 +111,7 @@ func (p *Pool) join(b *batch, r *retirement, l, child *layer) {
 		c.dropLayer(l)
 		child.rec = rec
 		c.addLayer(child)
+		p.gained(child, gain)
 		if v := p.volumeOf(rec.Head); v != nil && v.open != nil {
 			v.open.mapping.lineage.Store(c.lineageOf(child))
 		}

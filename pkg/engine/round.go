@@ -255,6 +255,7 @@ func (c *roundCommit) page(b *batch, pp *pendingPage) error {
 		return err
 	}
 	b.committed = append(b.committed, res.taken...)
+	c.p.alloc.Return(pp.v.entry.id, blocksIn(res.freed))
 	if err := c.p.alloc.Hold(res.freed); err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ func (p *Pool) snapshotInfo(s *snapshot) SnapshotInfo {
 	info := SnapshotInfo{
 		Name: s.rec.Name, ID: fmt.Sprintf("%x", s.id), Volume: s.rec.VolumeName, VolumeID: fmt.Sprintf("%x", s.rec.VolumeID), Group: s.rec.Group,
 		Size: int64(s.rec.Size), CreatedAt: time.Unix(0, s.rec.Created).UTC(), Labels: maps.Clone(s.rec.Labels),
+		Provisioning: provisioningOf(s.rec.Thick),
 	}
 	if l := p.catalogue.layers[s.rec.Layer]; l != nil {
 		info.Owned = l.owned.Load() * BlockSize

@@ -40,8 +40,10 @@ func (p *Pool) reserveSpare() error {
 
 // reserve takes the space of the next chunks that have none, and hands them to the allocator, in the order told above.
 func (p *Pool) reserve() (more bool, err error) {
+	p.preparing.space.Lock()
+	defer p.preparing.space.Unlock()
 	seg, from, to, ok := p.nextUnreserved(p.preparing.step)
-	// Only the preparer moves this, here and when it punches. The last segment is looked at again when the pool has grown.
+	// It moves here and in punch alone. The last segment is looked at again when the pool has grown.
 	p.preparing.lowest.Store(seg)
 	if !ok {
 		return false, nil
@@ -185,6 +187,8 @@ func (p *Pool) giveBack(idle func() bool) {
 }
 
 func (p *Pool) punch(seg uint32, k int) error {
+	p.preparing.space.Lock()
+	defer p.preparing.space.Unlock()
 	err := p.store.commitOne(func(b *batch) { b.setChunk(seg*alloc.SegmentChunks+uint32(k), alloc.Reserved, false) }, nil)
 	if err != nil {
 		return err

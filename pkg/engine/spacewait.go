@@ -19,8 +19,13 @@ const DefaultSpaceWait = 10 * time.Second
 //     other, learns of the full pool once and not a thousand times ten seconds later;
 //   - when it has itself waited for so long and others took what became free.
 //
-// In either case not before the preparer has tried to get space since the write began to wait, and could not: where the file system takes long to answer,
+// A thick volume's writes wait for longer, as long as blocks are on their way: what they need was set aside.
+//
+// In no case they give up before the preparer has tried to get space since the write began to wait, and could not: where the file system takes long to answer,
 // that is a slow disk and no full one.
+
+// owedTick is how often a thick volume's write looks whether its blocks are still on their way.
+const owedTick = 100 * time.Millisecond
 
 // spaceWait is one write's wait.
 type spaceWait struct {
@@ -29,7 +34,7 @@ type spaceWait struct {
 }
 
 // wait returns nil when it is worth trying again: at once the first time, so that nothing that becomes free between the attempts is missed.
-func (w *spaceWait) wait(p *Pool) error {
+func (w *spaceWait) wait(p *Pool, volume uint64) error {
 	freed := w.freed
 	w.freed = p.alloc.Freed()
 	if freed == nil {
@@ -44,7 +49,7 @@ func (w *spaceWait) wait(p *Pool) error {
 		}
 	}
 	tried := p.preparing.tried.next()
-	until, coming := w.until(p, freed)
+	until, coming := w.until(p, volume, freed)
 	select {
 	case <-freed:
 		return nil // what was held when until looked was free when it asked for the time
@@ -71,7 +76,7 @@ func (w *spaceWait) wait(p *Pool) error {
 }
 
 // until is when the write gives up, and whether the preparer may get it space still: then not even at that time.
-func (w *spaceWait) until(p *Pool, freed <-chan struct{}) (until time.Time, coming bool) {
+func (w *spaceWait) until(p *Pool, volume uint64, freed <-chan struct{}) (until time.Time, coming bool) {
 	patience := cmp.Or(p.options.SpaceWait, DefaultSpaceWait)
 	until = w.began.Add(patience)
 	if _, _, _, more := p.nextUnreserved(1); more {
@@ -79,6 +84,9 @@ func (w *spaceWait) until(p *Pool, freed <-chan struct{}) (until time.Time, comi
 		coming = tried == nil || tried.began.Before(w.began)
 	}
 	_, held, _ := p.alloc.Free()
+	if owed, _ := p.alloc.PromiseOf(volume); owed > 0 && (held > 0 || p.jobsQueued() > 0) {
+		return time.Now().Add(owedTick), coming
+	}
 	if !coming && held == 0 && p.jobsQueued() == 0 {
 		if full := p.full.since(freed).Add(patience); full.Before(until) {
 			until = full
@@ -116,6 +124,10 @@ func (p *Pool) noSpace() error {
 			return fmt.Errorf("%w: no space for new blocks can be prepared in pool %q: %w", ErrNoSpace, p.name(), tried.err)
 		}
 		return fmt.Errorf("%w: the file system under pool %q is full: free space in %s", ErrNoSpace, p.name(), p.member.Dir())
+	}
+	if n := p.alloc.Promised(); n > 0 {
+		return fmt.Errorf("%w: pool %q is full (%d MiB are set aside for thick volumes); delete snapshots or volumes, or grow it", ErrNoSpace, p.name(),
+			n*BlockSize>>20)
 	}
 	return fmt.Errorf("%w: pool %q is full; delete snapshots or volumes, or grow it", ErrNoSpace, p.name())
 }

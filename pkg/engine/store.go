@@ -36,6 +36,8 @@ type store struct {
 
 	// the committer's
 	pool     format.Pool
+	changing sync.Mutex               // held from composing a batch to its having been applied; guards watch
+	watch    map[familyPage]struct{}  // pages whose runs a batch has changed since somebody asked; nil: nobody has
 	bitmaps  map[uint32]*alloc.Bitmap // as last applied; some of those lately used
 	segUsed  []int
 	segments []format.Segment
@@ -54,7 +56,10 @@ type job struct {
 	applied func() // of a mutation only; nil: the rules are kept
 	durable func()
 	handed  chan struct{} // closed when the last batch was applied, or the job has failed
-	done    chan error
+	// lazy: done is told when the batches are applied, which no power cut and no death of the process need leave; durable runs when a later job that is not
+	// lazy is durable, before that one's. What a lazy job does must be found again and done again by whoever finds it undone.
+	lazy bool
+	done chan error
 }
 
 func newJob(compose func(b *batch) (more bool, err error), durable func()) *job {
@@ -65,6 +70,7 @@ type unsynced struct {
 	b     *pebble.Batch
 	began time.Time
 	last  *job // nil: more batches of the job follow
+	lazy  bool
 }
 
 // errDead: the metadata store is beyond use. The pool has failed, and its failure says why.
@@ -179,14 +185,8 @@ func (s *store) perform(j *job) error {
 		began := time.Now()
 		b := &batch{Batch: s.db.NewBatch(), s: s}
 		var err error
-		if more, err = j.compose(b); err != nil {
+		if more, err = s.apply(j, b); err != nil {
 			return err
-		}
-		if err := b.finish(); err != nil {
-			return err
-		}
-		if err := s.db.ApplyNoSyncWait(b.Batch, pebble.Sync); err != nil {
-			return fmt.Errorf("apply batch: %w", err)
 		}
 		s.touched.trim(b.untouched)
 		if len(b.committed) > 0 {
@@ -195,7 +195,7 @@ func (s *store) perform(j *job) error {
 		if len(b.filled) > 0 && s.filled != nil {
 			s.filled(b.filled)
 		}
-		u := &unsynced{b: b.Batch, began: began}
+		u := &unsynced{b: b.Batch, began: began, lazy: j.lazy}
 		if f := s.figures; f != nil {
 			f.CommitBytes.Add(uint64(b.Len()))
 		}
@@ -210,13 +210,68 @@ func (s *store) perform(j *job) error {
 	return nil
 }
 
+// apply composes the job's next batch and applies it.
+func (s *store) apply(j *job, b *batch) (more bool, err error) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if more, err = j.compose(b); err != nil {
+		return more, err
+	}
+	if err := b.finish(); err != nil {
+		return more, err
+	}
+	if j.lazy {
+		err = s.db.Apply(b.Batch, pebble.NoSync)
+	} else {
+		err = s.db.ApplyNoSyncWait(b.Batch, pebble.Sync)
+	}
+	if err != nil {
+		return more, fmt.Errorf("apply batch: %w", err)
+	}
+	return more, nil
+}
+
+// familyPage names a page of a family.
+type familyPage struct{ family, page uint32 }
+
+// watchPages begins to note which pages' runs are changed, anew. What is read from the store after it returned is what a page has, unless the page is
+// noted by the time of composing a batch. One at a time watches.
+func (s *store) watchPages() {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	s.watch = map[familyPage]struct{}{}
+}
+
+// unwatchPages ends it.
+func (s *store) unwatchPages() {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	s.watch = nil
+}
+
+// changed is asked while a batch is composed.
+func (s *store) changed(family, page uint32) bool {
+	_, ok := s.watch[familyPage{family, page}]
+	return ok || s.watch == nil
+}
+
+func (s *store) note(family, page uint32) {
+	if s.watch != nil {
+		s.watch[familyPage{family, page}] = struct{}{}
+	}
+}
+
 func (s *store) syncLoop() {
 	asCommitter()
 	var broken error
+	var lazy []*job // applied, and no later batch synced yet
 	for u := range s.syncs {
-		err := u.b.SyncWait()
-		if f := s.figures; f != nil {
-			f.CommitTime.since(u.began)
+		var err error
+		if !u.lazy {
+			err = u.b.SyncWait()
+			if f := s.figures; f != nil {
+				f.CommitTime.since(u.began)
+			}
 		}
 		if err == nil {
 			err = u.b.Close()
@@ -225,10 +280,23 @@ func (s *store) syncLoop() {
 			broken = fmt.Errorf("sync metadata log: %w", err)
 			s.fail(broken)
 		}
+		if u.lazy {
+			if u.last != nil {
+				lazy = append(lazy, u.last)
+				u.last.done <- broken
+			}
+			continue
+		}
+		// The log is synced up to this batch, and so what came before it. After one failed sync no later one can vouch for that.
+		for _, j := range lazy {
+			if broken == nil && j.durable != nil {
+				j.durable()
+			}
+		}
+		lazy = nil
 		if u.last == nil {
 			continue
 		}
-		// After one failed sync no later one can vouch for what came before it.
 		if broken == nil && u.last.durable != nil {
 			u.last.durable()
 		}
@@ -270,11 +338,13 @@ func (b *batch) full() bool { return b.Len() >= maxBatch }
 func (b *batch) putRun(family, page uint32, gen uint64, block int, r format.Run) {
 	var key [format.RunKeyLen]byte
 	var val [16]byte
+	b.s.note(family, page)
 	b.put(format.AppendRunKey(key[:0], family, page, gen, block), format.AppendRun(val[:0], r))
 }
 
 func (b *batch) removeRun(family, page uint32, gen uint64, block int) {
 	var key [format.RunKeyLen]byte
+	b.s.note(family, page)
 	b.remove(format.AppendRunKey(key[:0], family, page, gen, block))
 }
 

@@ -94,13 +94,13 @@ func (p *Pool) newHead(volumeID uint64, parent *layer) *layer {
 
 func (s *store) newID() uint64 { return s.nextID.Add(1) - 1 }
 
-func (p *Pool) newVolume(spec VolumeSpec, size int64, parent *layer, mapped int64) (*volume, *layer) {
+func (p *Pool) newVolume(spec VolumeSpec, size int64, parent *layer, mapped int64, thick bool) (*volume, *layer) {
 	v := &volume{id: p.store.newID()}
 	head := p.newHead(v.id, parent)
 	v.rec = format.Volume{
 		Name: spec.Name, Size: uint64(size), Layer: head.id, Created: time.Now().UnixNano(), HasParent: parent != nil,
 		FromSnapshot: spec.FromSnapshot, FromVolume: spec.FromVolume, Labels: maps.Clone(spec.Labels),
-		Mode: byte(spec.Mode), Tidy: spec.Tidy, FirstGen: head.rec.Gens[0],
+		Mode: byte(spec.Mode), Tidy: spec.Tidy, Thick: thick, FirstGen: head.rec.Gens[0],
 	}
 	v.setMapped(mapped)
 	return v, head
@@ -120,8 +120,12 @@ func (p *Pool) addVolume(v *volume, head *layer) {
 }
 
 func (p *Pool) blankVolume(spec VolumeSpec) (*volume, error) {
-	v, head := p.newVolume(spec, spec.Size, nil, 0)
-	return v, p.store.commitOne(func(b *batch) { putVolume(b, v, head) }, func() { p.addVolume(v, head) })
+	thick, err := provision(spec.Provisioning, false)
+	if err != nil {
+		return nil, err
+	}
+	v, head := p.newVolume(spec, spec.Size, nil, 0, thick)
+	return v, p.commitVolume(v, head)
 }
 
 func (p *Pool) restoreSnapshot(spec VolumeSpec) (*volume, error) {
@@ -133,8 +137,25 @@ func (p *Pool) restoreSnapshot(spec VolumeSpec) (*volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, head := p.newVolume(spec, size, p.catalogue.layers[s.rec.Layer], int64(s.rec.Mapped))
-	return v, p.store.commitOne(func(b *batch) { putVolume(b, v, head) }, func() { p.addVolume(v, head) })
+	thick, err := provision(spec.Provisioning, s.rec.Thick)
+	if err != nil {
+		return nil, err
+	}
+	v, head := p.newVolume(spec, size, p.catalogue.layers[s.rec.Layer], int64(s.rec.Mapped), thick)
+	return v, p.commitVolume(v, head)
+}
+
+// commitVolume makes a volume whose head is new.
+func (p *Pool) commitVolume(v *volume, head *layer) error {
+	undo, err := p.promiseNew(v)
+	if err != nil {
+		return err
+	}
+	if err := p.store.commitOne(func(b *batch) { putVolume(b, v, head) }, func() { p.addVolume(v, head) }); err != nil {
+		undo()
+		return err
+	}
+	return nil
 }
 
 func sizeFrom(spec VolumeSpec, source int64, kind, name string) (int64, error) {
@@ -157,13 +178,26 @@ func (p *Pool) cloneVolume(spec VolumeSpec) (*volume, error) {
 	if err != nil {
 		return nil, err
 	}
+	thick, err := provision(spec.Provisioning, source.rec.Thick)
+	if err != nil {
+		return nil, err
+	}
 	frozen := p.catalogue.layers[source.rec.Layer]
-	var v *volume
-	var head *layer
+	// Only when the gates are shut it is known how much it maps.
+	v, head := p.newVolume(spec, size, frozen, 0, thick)
+	undo, err := p.promiseNew(v)
+	if err != nil {
+		return nil, err
+	}
 	err = p.cut([]*volume{source}, func(b *batch, _ []*cutVolume) {
-		v, head = p.newVolume(spec, size, frozen, source.mapped.Load())
+		head = p.newHead(v.id, frozen)
+		v.rec.Layer, v.rec.FirstGen = head.id, head.rec.Gens[0]
+		v.setMapped(source.mapped.Load())
 		putVolume(b, v, head)
 	}, func() { p.addVolume(v, head) })
+	if err != nil {
+		undo()
+	}
 	return v, err
 }
 
@@ -195,6 +229,10 @@ func (p *Pool) volumeInfo(v *volume) VolumeInfo {
 		Name: v.rec.Name, ID: fmt.Sprintf("%x", v.id), Size: int64(v.rec.Size), Mapped: v.mapped.Load() * BlockSize, Written: v.written.Load(),
 		HasParent: v.rec.HasParent, FromSnapshot: v.rec.FromSnapshot, FromVolume: v.rec.FromVolume, Open: v.open != nil,
 		CreatedAt: time.Unix(0, v.rec.Created).UTC(), Labels: maps.Clone(v.rec.Labels), Mode: Mode(v.rec.Mode), Tidy: v.rec.Tidy,
+		Provisioning: provisioningOf(v.rec.Thick),
+	}
+	if n, ok := p.alloc.PromiseOf(v.id); ok {
+		info.Reserved = max(n, 0) * BlockSize
 	}
 	if l := p.catalogue.layers[v.rec.Layer]; l != nil {
 		info.Owned = l.owned.Load() * BlockSize
@@ -260,6 +298,15 @@ func (p *Pool) GrowVolume(ctx context.Context, name string, size int64) (VolumeI
 	return p.changeVolume(name, func(rec *format.Volume) error {
 		if size < int64(rec.Size) {
 			return fmt.Errorf("%w: it has %d bytes, asked for %d", ErrShrink, rec.Size, size)
+		}
+		if rec.Thick {
+			v, err := p.catalogue.volume(name)
+			if err == nil {
+				err = p.promise(v.id, blocksOf(uint64(size)-rec.Size))
+			}
+			if err != nil {
+				return err
+			}
 		}
 		rec.Size = uint64(size)
 		return nil
@@ -344,6 +391,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, name string) error {
 		delete(p.catalogue.volumes, name)
 		r.apply()
 		p.catalogue.mu.Unlock()
+		p.alloc.DropPromise(v.id)
 	})
 	p.kickJobs()
 	if err != nil {
@@ -399,6 +447,7 @@ func (p *Pool) RollbackVolume(ctx context.Context, name, snapshotName string) (V
 		p.catalogue.addLayer(head)
 		r.apply()
 		p.catalogue.mu.Unlock()
+		p.promiseWhole(v)
 	})
 	p.kickJobs()
 	if err != nil {

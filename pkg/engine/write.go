@@ -65,7 +65,7 @@ func (v *Volume) again(n int, part func(a *admission) error) error {
 			if f := v.pool.figures; f != nil {
 				f.SpaceWaits.Add(1)
 			}
-			err = w.wait(v.pool)
+			err = w.wait(v.pool, v.entry.id)
 		default:
 			return err
 		}
@@ -203,6 +203,9 @@ func (w *partWrite) run(first, end int) error {
 		// The new blocks stay taken until the pool is opened again: their content is unknown, and so is whether the device is still at them.
 		if len(w.news) > 0 {
 			p.ring.Release(len(w.news))
+			for _, e := range w.news {
+				p.alloc.Return(w.v.entry.id, int64(e.Len())) // it needs others
+			}
 			p.event("data write went wrong; its new blocks are set aside until the pool is opened again", "volume", w.v.Name(), "error", err)
 		}
 		return err
@@ -293,7 +296,7 @@ func (w *partWrite) undo() {
 	for _, e := range w.news {
 		list = append(list, extent{Place: e.Place(), N: e.Len()})
 	}
-	w.v.pool.alloc.Undo(list...)
+	w.v.pool.unwritten(w.v.entry, list)
 }
 
 // writeAll writes the data: new blocks whole, owned ones in place.

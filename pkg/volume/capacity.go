@@ -17,7 +17,8 @@ type Space struct {
 	Size        int64 // data the pool may hold
 	Used        int64 // data it holds
 	Provisioned int64 // the sum of the volumes' sizes
-	Available   int64 // what can be written now, at most Size - Used
+	Thick       int64 // the part of Provisioned that is of thick volumes: it is taken, written or not
+	Available   int64 // what can be written now, or be set aside for a thick volume
 	Scarce      bool  // over the watermark from which on the pool takes no new volume, growth or snapshot
 }
 
@@ -32,8 +33,8 @@ type Capacity struct {
 const CapacityUnit = 1 << 30
 
 // Capacity is what Admit admits.
-func (a Admission) Capacity(s Space, fsType string) Capacity {
-	left := a.left(s)
+func (a Admission) Capacity(s Space, fsType string, kind Provisioning) Capacity {
+	left := a.left(s, kind)
 	return Capacity{
 		Available: left / CapacityUnit * CapacityUnit,
 		MinVolume: MinSize(fsType),
@@ -42,11 +43,11 @@ func (a Admission) Capacity(s Space, fsType string) Capacity {
 }
 
 // Admit refuses more bytes of volumes than the pool may promise. bytes is the size of a new volume, copies included, or what a volume grows by.
-func (a Admission) Admit(s Space, bytes int64) error {
+func (a Admission) Admit(s Space, bytes int64, kind Provisioning) error {
 	if err := a.AdmitSnapshot(s); err != nil {
 		return err
 	}
-	if left := a.left(s); bytes > left {
+	if left := a.left(s, kind); bytes > left {
 		return fmt.Errorf("%w: pool %s can promise %d more bytes (%.2g times its size, %d bytes promised), %d are needed: delete volumes or grow the pool",
 			ErrNoSpace, s.Pool, left, a.Overcommit, s.Provisioned, bytes)
 	}
@@ -62,9 +63,15 @@ func (a Admission) AdmitSnapshot(s Space) error {
 	return nil
 }
 
-func (a Admission) left(s Space) int64 {
+// left is how much more may be promised. What is thick is no promise but space that is gone; only the rest is promised more than once. A new thick volume
+// also needs to be there.
+func (a Admission) left(s Space, kind Provisioning) int64 {
 	if s.Scarce {
 		return 0
 	}
-	return max(0, int64(a.Overcommit*float64(s.Size))-s.Provisioned)
+	left := max(0, int64(a.Overcommit*float64(s.Size-s.Thick))-(s.Provisioned-s.Thick))
+	if kind == ProvisionThick {
+		left = min(left, s.Available)
+	}
+	return left
 }

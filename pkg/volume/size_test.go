@@ -78,21 +78,27 @@ func TestAdmission(t *testing.T) {
 		want  Capacity
 		admit int64 // admitted; one byte more is not
 		full  bool
+		kind  Provisioning
 	}{
 		{name: "empty", space: Space{Size: 10 * gi}, want: Capacity{Available: 20 * gi, MinVolume: mi, MaxVolume: 20 * gi}, admit: 20 * gi},
 		{name: "some", space: Space{Size: 10 * gi, Provisioned: gi + 1}, want: Capacity{18 * gi, mi, 19*gi - mi}, admit: 19*gi - 1},
 		{name: "over", space: Space{Size: 10 * gi, Provisioned: 30 * gi}, want: Capacity{MinVolume: mi}},
 		{name: "full", space: Space{Size: 100 * gi, Used: 95 * gi, Scarce: true}, want: Capacity{MinVolume: mi}, full: true},
 		{name: "nearly full", space: Space{Size: 100 * gi, Used: 95*gi - 1}, want: Capacity{200 * gi, mi, 200 * gi}, admit: 200 * gi},
+		{name: "beside thick ones", space: Space{Size: 10 * gi, Provisioned: 7 * gi, Thick: 6 * gi}, want: Capacity{7 * gi, mi, 7 * gi}, admit: 7 * gi},
+		{
+			name: "thick", space: Space{Size: 10 * gi, Provisioned: 3 * gi, Thick: gi, Available: 5*gi + 1}, want: Capacity{5 * gi, mi, 5 * gi},
+			admit: 5*gi + 1, kind: ProvisionThick,
+		},
 		{name: "largest", space: Space{Size: 100 << 40}, want: Capacity{200 << 40, mi, MaxSize}, admit: 200 << 40},
 	} {
-		if got := a.Capacity(c.space, ""); got != c.want {
+		if got := a.Capacity(c.space, "", c.kind); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
-		if err := a.Admit(c.space, c.admit); c.admit > 0 && err != nil {
+		if err := a.Admit(c.space, c.admit, c.kind); c.admit > 0 && err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
-		if err := a.Admit(c.space, c.admit+1); !errors.Is(err, ErrNoSpace) {
+		if err := a.Admit(c.space, c.admit+1, c.kind); !errors.Is(err, ErrNoSpace) {
 			t.Errorf("%s, one byte more: %v", c.name, err)
 		}
 		if err := a.AdmitSnapshot(c.space); errors.Is(err, ErrNoSpace) != c.full {

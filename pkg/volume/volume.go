@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -30,11 +31,31 @@ func (m Mode) Check() error {
 	return nil
 }
 
+// Provisioning says when a volume takes its space.
+type Provisioning string
+
+const (
+	// ProvisionThin: as it is written.
+	ProvisionThin Provisioning = "thin"
+	// ProvisionThick: all of its size is set aside, so that no write to it lacks space.
+	ProvisionThick Provisioning = "thick"
+)
+
+// CheckProvisioning refuses what is neither. "" stands for the default, thin.
+func CheckProvisioning(p Provisioning) error {
+	switch p {
+	case "", ProvisionThin, ProvisionThick:
+		return nil
+	}
+	return fmt.Errorf("%w: provisioning %q: use %s or %s", ErrInvalid, p, ProvisionThin, ProvisionThick)
+}
+
 // Parameters are what a storage class may choose. The zero value of each means the service's default.
 type Parameters struct {
-	Pool string
-	Mode Mode
-	Tidy bool // move the volume's scattered blocks back into sequence in the background
+	Pool         string
+	Mode         Mode
+	Tidy         bool // move the volume's scattered blocks back into sequence in the background
+	Provisioning Provisioning
 }
 
 // Source is what a new volume is a copy of: nothing, a snapshot or a volume.
@@ -100,6 +121,9 @@ func (r CreateRequest) Check() error {
 	if err := r.Parameters.Mode.Check(); err != nil {
 		return fmt.Errorf("volume %q: %w", r.Name, err)
 	}
+	if err := CheckProvisioning(r.Parameters.Provisioning); err != nil {
+		return err
+	}
 	return CheckFS(r.FSType)
 }
 
@@ -155,6 +179,8 @@ func (v Volume) Satisfies(r CreateRequest) error {
 		return differs("mode", v.Parameters.Mode, r.Parameters.Mode.orDefault())
 	case v.Parameters.Tidy != r.Parameters.Tidy:
 		return differs("parameter tidy", v.Parameters.Tidy, r.Parameters.Tidy)
+	case v.Parameters.Provisioning != r.Parameters.Normal().Provisioning:
+		return differs("provisioning", v.Parameters.Provisioning, r.Parameters.Normal().Provisioning)
 	case !r.Capacity.Accepts(v.Sizing.Size):
 		return differs("size", v.Sizing.Size, fmt.Sprintf("%d to %d (0: no bound)", r.Capacity.Required, r.Capacity.Limit))
 	case !r.Placement.Allows(v.Node):
@@ -165,7 +191,7 @@ func (v Volume) Satisfies(r CreateRequest) error {
 
 // Normal is the parameters with the defaults that a volume is recorded with.
 func (p Parameters) Normal() Parameters {
-	return Parameters{Pool: p.Pool, Mode: p.Mode.orDefault(), Tidy: p.Tidy}
+	return Parameters{Pool: p.Pool, Mode: p.Mode.orDefault(), Tidy: p.Tidy, Provisioning: cmp.Or(p.Provisioning, ProvisionThin)}
 }
 
 func (m Mode) orDefault() Mode {

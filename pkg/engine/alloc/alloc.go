@@ -137,8 +137,10 @@ type Allocator struct {
 	free     [kinds]int64
 	pending  int64
 	held     int64
-	taken    int64         // free blocks of chunks that are taken; not in free
-	spaced   int64         // chunks that have their space
+	taken    int64 // free blocks of chunks that are taken; not in free
+	spaced   int64 // chunks that have their space
+	promises map[uint64]int64
+	promised int64         // the sum of those above zero
 	freed    chan struct{} // closed when blocks become free
 }
 
@@ -146,6 +148,7 @@ type Allocator struct {
 func New(store Store, segments []Segment, surplus int64) (*Allocator, error) {
 	a := &Allocator{
 		store: store, surplus: surplus, chunks: map[uint32]*chunk{}, current: map[claim]*chunk{}, freed: make(chan struct{}),
+		promises: map[uint64]int64{},
 	}
 	for i, s := range segments {
 		a.grow(uint32(i))
@@ -217,7 +220,7 @@ func (a *Allocator) Space() int64 {
 	return a.spaced
 }
 
-// Ready is about how many blocks of a kind could be handed out now.
+// Ready is about how many blocks of a kind could be handed out now; of Reserved ones, to somebody to whom none are promised.
 func (a *Allocator) Ready(kind Kind) int64 { return a.ready[kind].Load() }
 
 // Handed counts the calls of Alloc that got something.
@@ -226,6 +229,9 @@ func (a *Allocator) Handed() uint64 { return a.handed.Load() }
 func (a *Allocator) addFree(kind Kind, n int64) {
 	a.free[kind] += n
 	a.ready[kind].Store(a.free[kind])
+	if a.promised > 0 {
+		a.ready[Reserved].Store(a.free[Reserved] - a.promised)
+	}
 }
 
 // Freed returns a channel that is closed when blocks become free after the call.
@@ -239,7 +245,15 @@ func (a *Allocator) Freed() <-chan struct{} {
 func (a *Allocator) Alloc(owner uint64, want int, prefer Kind) (place uint64, n int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.admits(owner, int64(want)) {
+		if want = 1; !a.admits(owner, 1) {
+			return 0, 0, ErrNone
+		}
+	}
 	x, err := a.alloc(owner, want, prefer)
+	if err == nil {
+		a.given(owner, int64(x.N))
+	}
 	return x.Place, x.N, err
 }
 
@@ -252,7 +266,7 @@ func (a *Allocator) AllocAll(owner uint64, wants []int, prefer Kind, out []Exten
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.free[Written]+a.free[Reserved] < int64(total) {
+	if !a.admits(owner, int64(total)) {
 		return out, ErrNone
 	}
 	for _, want := range wants {
@@ -266,6 +280,7 @@ func (a *Allocator) AllocAll(owner uint64, wants []int, prefer Kind, out []Exten
 			want -= x.N
 		}
 	}
+	a.given(owner, int64(total))
 	return out, nil
 }
 

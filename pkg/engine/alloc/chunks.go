@@ -42,7 +42,7 @@ func (a *Allocator) Spaced(seg uint32) (c Chunks) {
 func (a *Allocator) TakeBack(kind Kind, keep int64) (seg uint32, index int, ok bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.free[kind]-ChunkBlocks < keep {
+	if a.free[kind]-ChunkBlocks < keep || a.spare()-ChunkBlocks < keep {
 		return 0, 0, false, nil
 	}
 	// From the top: low segments stay in use, high ones empty out.

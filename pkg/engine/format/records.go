@@ -77,6 +77,7 @@ type Volume struct {
 	FirstGen     uint64 // of its first head; older generations in its ancestry are what it inherited
 	Tidy         bool   // its blocks are moved back into sequence in the background
 	Labels       map[string]string
+	Thick        bool // what it may yet need is reserved
 }
 
 // VolumeUse is what changes with a volume's writes.
@@ -96,6 +97,7 @@ type Snapshot struct {
 	Mapped     uint64
 	Created    int64
 	Labels     map[string]string
+	Thick      bool // its volume was
 }
 
 // JobKind says what a job does.
@@ -169,6 +171,7 @@ func (r Volume) Encode() []byte {
 	e.uvarint(uint64(r.Mode), r.FirstGen)
 	e.bool(r.Tidy)
 	e.labels(r.Labels)
+	e.bool(r.Thick)
 	return e.b
 }
 
@@ -180,6 +183,7 @@ func ParseVolume(b []byte) (r Volume, err error) {
 	r.FromSnapshot, r.FromVolume = d.string(), d.string()
 	r.Mode, r.FirstGen, r.Tidy = d.mode(), d.uvarint(), d.bool()
 	r.Labels = d.labels()
+	r.Thick = d.bool()
 	return r, d.wrap("volume record")
 }
 
@@ -204,6 +208,7 @@ func (r Snapshot) Encode() []byte {
 	e.string(r.Group)
 	e.uvarint(r.Size, r.Mapped, uint64(r.Created))
 	e.labels(r.Labels)
+	e.bool(r.Thick)
 	return e.b
 }
 
@@ -214,6 +219,7 @@ func ParseSnapshot(b []byte) (r Snapshot, err error) {
 	r.VolumeName, r.Group = d.string(), d.string()
 	r.Size, r.Mapped, r.Created = d.uvarint(), d.uvarint(), int64(d.uvarint())
 	r.Labels = d.labels()
+	r.Thick = d.bool()
 	return r, d.wrap("snapshot record")
 }
 

@@ -55,11 +55,11 @@ func TestRecordsRoundTrip(t *testing.T) {
 		lu := LayerUse{num.Draw(t, "owned"), num.Draw(t, "pages")}
 		roundTrip(t, lu, lu.Encode(), ParseLayerUse)
 		v := Volume{str.Draw(t, "name"), num.Draw(t, "size"), 4, 5, rapid.Bool().Draw(t, "has"), str.Draw(t, "fs"), str.Draw(t, "fv"), byte(rapid.IntRange(0, 1).Draw(t, "mode")),
-			num.Draw(t, "first"), rapid.Bool().Draw(t, "tidy"), labelsOf(t)}
+			num.Draw(t, "first"), rapid.Bool().Draw(t, "tidy"), labelsOf(t), rapid.Bool().Draw(t, "thick")}
 		roundTrip(t, v, v.Encode(), ParseVolume)
 		vu := VolumeUse{num.Draw(t, "mapped"), rapid.Bool().Draw(t, "written")}
 		roundTrip(t, vu, vu.Encode(), ParseVolumeUse)
-		s := Snapshot{str.Draw(t, "sname"), 1, 2, str.Draw(t, "vname"), str.Draw(t, "group"), 3, 4, 5, labelsOf(t)}
+		s := Snapshot{str.Draw(t, "sname"), 1, 2, str.Draw(t, "vname"), str.Draw(t, "group"), 3, 4, 5, labelsOf(t), rapid.Bool().Draw(t, "thick")}
 		roundTrip(t, s, s.Encode(), ParseSnapshot)
 		j := Job{JobKind(rapid.IntRange(1, 2).Draw(t, "kind")), num.Draw(t, "layer"), gensOf(t)}
 		roundTrip(t, j, j.Encode(), ParseJob)
@@ -98,7 +98,7 @@ func TestSnapshotGolden(t *testing.T) {
 	}
 	s := Snapshot{
 		Name: "nightly-db", Layer: 7, VolumeID: 3, VolumeName: "db", Group: "nightly", Size: 1 << 30, Mapped: 300, Created: 1772366400e9,
-		Labels: map[string]string{"keep": "7", "app": "shop"},
+		Labels: map[string]string{"keep": "7", "app": "shop"}, Thick: true,
 	}
 	if got := s.Encode(); !bytes.Equal(got, want) {
 		t.Fatalf("% x, want % x", got, want)

@@ -168,6 +168,7 @@ func (c *Client) CreateVolume(ctx context.Context, pool string, s engine.VolumeS
 	m, err := c.engine.CreateVolume(ctx, &pb.CreateVolumeRequest{
 		Pool: pool, Name: s.Name, Size: s.Size, FromSnapshot: s.FromSnapshot, FromVolume: s.FromVolume, Labels: s.Labels,
 		Mode: pb.VolumeMode(s.Mode), Tidy: s.Tidy,
+		Provisioning: string(s.Provisioning),
 	})
 	return result(c, m, err, volumeFromWire)
 }

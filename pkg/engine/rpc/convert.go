@@ -19,6 +19,7 @@ func poolToWire(p engine.PoolInfo) *pb.Pool {
 		Size: p.Size, Used: p.Used, Free: p.Free, Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes,
 		Volumes: int64(p.Volumes), Snapshots: int64(p.Snapshots), Jobs: int64(p.Jobs),
 		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
+		Reserved: p.Reserved, Thick: p.Thick,
 		ChecksumBytes: p.ChecksumBytes, Unsummed: int64(p.Unsummed),
 	}
 }
@@ -29,6 +30,7 @@ func poolFromWire(p *pb.Pool) engine.PoolInfo {
 		Size: p.GetSize(), Used: p.GetUsed(), Free: p.GetFree(), Provisioned: p.GetProvisioned(), MetadataBytes: p.GetMetadataBytes(),
 		Volumes: int(p.GetVolumes()), Snapshots: int(p.GetSnapshots()), Jobs: int(p.GetJobs()),
 		Available: p.GetAvailable(), Level: engine.SpaceLevel(p.GetLevel()), WarnAt: p.GetWarnAt(), RefuseAt: p.GetRefuseAt(),
+		Reserved: p.GetReserved(), Thick: p.GetThick(),
 		ChecksumBytes: p.GetChecksumBytes(), Unsummed: int(p.GetUnsummed()),
 	}
 }
@@ -38,6 +40,7 @@ func volumeToWire(v engine.VolumeInfo) *pb.Volume {
 		Name: v.Name, Id: v.ID, Size: v.Size, Mapped: v.Mapped, Owned: v.Owned, Written: v.Written, HasParent: v.HasParent,
 		FromSnapshot: v.FromSnapshot, FromVolume: v.FromVolume, Open: v.Open, CreatedAt: timeToWire(v.CreatedAt), Labels: v.Labels,
 		Counters: countersToWire(v.Counters), Mode: pb.VolumeMode(v.Mode), Tidy: v.Tidy,
+		Provisioning: string(v.Provisioning), Reserved: v.Reserved,
 	}
 }
 
@@ -47,6 +50,7 @@ func volumeFromWire(v *pb.Volume) engine.VolumeInfo {
 		HasParent: v.GetHasParent(), FromSnapshot: v.GetFromSnapshot(), FromVolume: v.GetFromVolume(), Open: v.GetOpen(),
 		CreatedAt: timeFromWire(v.GetCreatedAt()), Labels: v.GetLabels(), Counters: countersFromWire(v.GetCounters()),
 		Mode: engine.Mode(v.GetMode()), Tidy: v.GetTidy(),
+		Provisioning: engine.Provisioning(v.GetProvisioning()), Reserved: v.GetReserved(),
 	}
 }
 
@@ -77,7 +81,7 @@ func countersFromWire(c *pb.Counters) *engine.Counters {
 func snapshotToWire(s engine.SnapshotInfo) *pb.Snapshot {
 	return &pb.Snapshot{
 		Name: s.Name, Id: s.ID, Volume: s.Volume, VolumeId: s.VolumeID, Size: s.Size, Owned: s.Owned,
-		CreatedAt: timeToWire(s.CreatedAt), Labels: s.Labels, Group: s.Group,
+		CreatedAt: timeToWire(s.CreatedAt), Labels: s.Labels, Group: s.Group, Provisioning: string(s.Provisioning),
 	}
 }
 
@@ -85,6 +89,7 @@ func snapshotFromWire(s *pb.Snapshot) engine.SnapshotInfo {
 	return engine.SnapshotInfo{
 		Name: s.GetName(), ID: s.GetId(), Volume: s.GetVolume(), VolumeID: s.GetVolumeId(), Size: s.GetSize(), Owned: s.GetOwned(),
 		CreatedAt: timeFromWire(s.GetCreatedAt()), Labels: s.GetLabels(), Group: s.GetGroup(),
+		Provisioning: engine.Provisioning(s.GetProvisioning()),
 	}
 }
 

@@ -116,6 +116,7 @@ func (s *Server) CreateVolume(ctx context.Context, r *pb.CreateVolumeRequest) (*
 	v, err := s.host.CreateVolume(ctx, r.Pool, engine.VolumeSpec{
 		Name: r.Name, Size: r.Size, FromSnapshot: r.FromSnapshot, FromVolume: r.FromVolume, Labels: r.Labels,
 		Mode: engine.Mode(r.Mode), Tidy: r.Tidy,
+		Provisioning: engine.Provisioning(r.Provisioning),
 	})
 	return answer(v, err, volumeToWire)
 }

@@ -54,6 +54,7 @@ func (s *Service) toVolume(pool string, info engine.VolumeInfo, attached bool) v
 		// As asked for when it was made: the engine's own may have been changed since.
 		Parameters: volume.Parameters{
 			Pool: info.Labels[labelPool], Mode: volume.Mode(info.Labels[labelMode]), Tidy: info.Labels[labelTidy] == "true",
+			Provisioning: volume.Provisioning(info.Provisioning),
 		}.Normal(),
 		Node: s.cfg.Node, Pool: pool, CreatedAt: info.CreatedAt, Format: volume.FormatState(info.Labels[labelFormat]),
 		Written: info.Written, HasParent: info.HasParent, Attached: attached, Mapped: info.Mapped,

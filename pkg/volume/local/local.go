@@ -83,7 +83,7 @@ func (s *Service) Create(ctx context.Context, r volume.CreateRequest) (volume.Vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	spec.Size, spec.Labels = sizing.Size, volumeLabels(r, sizing)
+	spec.Size, spec.Labels, spec.Provisioning = sizing.Size, volumeLabels(r, sizing), engine.Provisioning(r.Parameters.Normal().Provisioning)
 	pool := first(origin.Pool, r.Parameters.Pool, s.cfg.Pool)
 
 	s.admit.Lock()
@@ -92,7 +92,7 @@ func (s *Service) Create(ctx context.Context, r volume.CreateRequest) (volume.Vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	if err := s.cfg.Admission.Admit(space, sizing.Size); err != nil {
+	if err := s.cfg.Admission.Admit(space, sizing.Size, r.Parameters.Provisioning); err != nil {
 		return volume.Volume{}, err
 	}
 	info, err := s.engine.CreateVolume(ctx, pool, spec)
@@ -200,7 +200,7 @@ func (s *Service) Expand(ctx context.Context, id volume.VolumeID, r volume.Range
 	if err != nil {
 		return v, err
 	}
-	if err := s.cfg.Admission.Admit(space, sizing.Size-v.Sizing.Size); err != nil {
+	if err := s.cfg.Admission.Admit(space, sizing.Size-v.Sizing.Size, v.Parameters.Provisioning); err != nil {
 		return v, err
 	}
 	// The label first: dying between the two leaves a request that does not fit the size yet, which is read as the size and written again by the retry.
@@ -226,7 +226,7 @@ func (s *Service) Capacity(ctx context.Context, r volume.CapacityRequest) (volum
 	if err != nil {
 		return volume.Capacity{}, err
 	}
-	return s.cfg.Admission.Capacity(space, r.FSType), nil
+	return s.cfg.Admission.Capacity(space, r.FSType, r.Parameters.Provisioning), nil
 }
 
 // Health implements volume.Controller and volume.Node. It is about the engine; a pool that failed is the business of the calls that need it.
@@ -251,7 +251,7 @@ func (s *Service) space(ctx context.Context, pool string, named bool) (volume.Sp
 			return volume.Space{}, fmt.Errorf("%w: pool %s on node %s is %s: %s", volume.ErrFailed, pool, s.cfg.Node, p.State, p.Reason)
 		}
 		return volume.Space{
-			Pool: p.Name, Size: p.Size, Used: p.Used, Provisioned: p.Provisioned, Available: p.Available,
+			Pool: p.Name, Size: p.Size, Used: p.Used, Provisioned: p.Provisioned, Thick: p.Thick, Available: p.Available,
 			Scarce: p.Level == engine.SpaceScarce || p.Level == engine.SpaceFull,
 		}, nil
 	}

@@ -95,7 +95,7 @@ func (s *Service) Create(ctx context.Context, r volume.CreateRequest) (volume.Vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	if err := s.cfg.Admission.Admit(s.space(), sizing.Size); err != nil {
+	if err := s.cfg.Admission.Admit(s.space(), sizing.Size, r.Parameters.Provisioning); err != nil {
 		return volume.Volume{}, err
 	}
 	v := volume.Volume{
@@ -170,7 +170,7 @@ func (s *Service) Expand(ctx context.Context, id volume.VolumeID, r volume.Range
 			return fmt.Errorf("volume %s: %w", id, err)
 		}
 		if by := sizing.Size - rec.Sizing.Size; by > 0 {
-			if err := s.cfg.Admission.Admit(s.space(), by); err != nil {
+			if err := s.cfg.Admission.Admit(s.space(), by, rec.Parameters.Provisioning); err != nil {
 				return err
 			}
 		}
@@ -191,7 +191,7 @@ func (s *Service) Capacity(ctx context.Context, r volume.CapacityRequest) (volum
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cfg.Admission.Capacity(s.space(), r.FSType), nil
+	return s.cfg.Admission.Capacity(s.space(), r.FSType, r.Parameters.Provisioning), nil
 }
 
 // Health implements volume.Controller and volume.Node.
@@ -208,11 +208,14 @@ const refuseAt = 0.95
 func (s *Service) space() (sp volume.Space) {
 	sp = volume.Space{Pool: s.cfg.Pool, Size: s.cfg.Size}
 	defer func() {
-		sp.Available = max(sp.Size-sp.Used, 0)
+		sp.Available = max(sp.Size-max(sp.Used, sp.Thick), 0)
 		sp.Scarce = float64(sp.Used) >= refuseAt*float64(sp.Size)
 	}()
 	for _, v := range s.volumes {
 		sp.Provisioned += v.Sizing.Size
+		if v.Parameters.Provisioning == volume.ProvisionThick {
+			sp.Thick += v.Sizing.Size
+		}
 		if !v.HasParent {
 			sp.Used += v.Mapped
 		}

@@ -55,7 +55,7 @@ func create(t *testing.T, s volume.Service) {
 	v.CreatedAt = time.Time{}
 	want := volume.Volume{
 		ID: volume.VolumeIDOf("a"), Name: "a", Sizing: volume.Sizing{Size: 954 * Mi, Requested: 1_000_000_000}, FSType: volume.FSExt4,
-		Parameters: volume.Parameters{Mode: volume.ModeROW}, Node: Node, Pool: Pool,
+		Parameters: volume.Parameters{Mode: volume.ModeROW, Provisioning: volume.ProvisionThin}, Node: Node, Pool: Pool,
 	}
 	if v != want {
 		t.Errorf("created\n%+v, want\n%+v", v, want)

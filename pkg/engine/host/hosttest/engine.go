@@ -160,6 +160,10 @@ func (p *Pool) Info() engine.PoolInfo {
 	i.Volumes, i.Snapshots = len(p.volumes), len(p.snapshots)
 	for _, v := range p.volumes {
 		i.Provisioned += v.info.Size
+		if v.info.Provisioning == engine.ProvisionThick {
+			i.Thick += v.info.Size
+			i.Reserved += v.info.Reserved
+		}
 		i.Used += v.info.Owned
 	}
 	i.Free = i.Size - i.Used

@@ -1,6 +1,7 @@
 package hosttest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -45,7 +46,11 @@ func (p *Pool) CreateVolume(ctx context.Context, spec engine.VolumeSpec) (engine
 	v := &volume{info: engine.VolumeInfo{
 		Name: spec.Name, ID: p.e.nextID(), Size: size, HasParent: spec.FromSnapshot+spec.FromVolume != "",
 		FromSnapshot: spec.FromSnapshot, FromVolume: spec.FromVolume, CreatedAt: Epoch, Labels: maps.Clone(spec.Labels),
+		Provisioning: cmp.Or(spec.Provisioning, engine.ProvisionThin),
 	}}
+	if v.info.Provisioning == engine.ProvisionThick {
+		v.info.Reserved = size
+	}
 	p.volumes[spec.Name] = v
 	return v.info, nil
 }

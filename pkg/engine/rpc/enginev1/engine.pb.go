@@ -226,6 +226,10 @@ type Pool struct {
 	RefuseAt      float64 `protobuf:"fixed64,18,opt,name=refuse_at,json=refuseAt,proto3" json:"refuse_at,omitempty"`
 	ChecksumBytes int64   `protobuf:"varint,19,opt,name=checksum_bytes,json=checksumBytes,proto3" json:"checksum_bytes,omitempty"`
 	Unsummed      int64   `protobuf:"varint,20,opt,name=unsummed,proto3" json:"unsummed,omitempty"`
+	// Set aside for thick volumes and not used yet; not in available.
+	Reserved int64 `protobuf:"varint,21,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	// The part of provisioned that is of thick volumes.
+	Thick         int64 `protobuf:"varint,22,opt,name=thick,proto3" json:"thick,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -396,6 +400,20 @@ func (x *Pool) GetChecksumBytes() int64 {
 func (x *Pool) GetUnsummed() int64 {
 	if x != nil {
 		return x.Unsummed
+	}
+	return 0
+}
+
+func (x *Pool) GetReserved() int64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
+}
+
+func (x *Pool) GetThick() int64 {
+	if x != nil {
+		return x.Thick
 	}
 	return 0
 }
@@ -1342,7 +1360,11 @@ type Volume struct {
 	Counters *Counters  `protobuf:"bytes,13,opt,name=counters,proto3" json:"counters,omitempty"`
 	Mode     VolumeMode `protobuf:"varint,14,opt,name=mode,proto3,enum=rowan.engine.v1.VolumeMode" json:"mode,omitempty"`
 	// Its blocks are moved back into sequence in the background.
-	Tidy          bool `protobuf:"varint,15,opt,name=tidy,proto3" json:"tidy,omitempty"`
+	Tidy bool `protobuf:"varint,15,opt,name=tidy,proto3" json:"tidy,omitempty"`
+	// "thin" or "thick".
+	Provisioning string `protobuf:"bytes,16,opt,name=provisioning,proto3" json:"provisioning,omitempty"`
+	// What is set aside for it and not used yet.
+	Reserved      int64 `protobuf:"varint,17,opt,name=reserved,proto3" json:"reserved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1480,6 +1502,20 @@ func (x *Volume) GetTidy() bool {
 		return x.Tidy
 	}
 	return false
+}
+
+func (x *Volume) GetProvisioning() string {
+	if x != nil {
+		return x.Provisioning
+	}
+	return ""
+}
+
+func (x *Volume) GetReserved() int64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
 }
 
 type Counters struct {
@@ -1631,15 +1667,17 @@ func (x *Counters) GetCopyBytes() uint64 {
 }
 
 type CreateVolumeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	FromSnapshot  string                 `protobuf:"bytes,4,opt,name=from_snapshot,json=fromSnapshot,proto3" json:"from_snapshot,omitempty"`
-	FromVolume    string                 `protobuf:"bytes,5,opt,name=from_volume,json=fromVolume,proto3" json:"from_volume,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Mode          VolumeMode             `protobuf:"varint,7,opt,name=mode,proto3,enum=rowan.engine.v1.VolumeMode" json:"mode,omitempty"`
-	Tidy          bool                   `protobuf:"varint,8,opt,name=tidy,proto3" json:"tidy,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Pool         string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Name         string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Size         int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	FromSnapshot string                 `protobuf:"bytes,4,opt,name=from_snapshot,json=fromSnapshot,proto3" json:"from_snapshot,omitempty"`
+	FromVolume   string                 `protobuf:"bytes,5,opt,name=from_volume,json=fromVolume,proto3" json:"from_volume,omitempty"`
+	Labels       map[string]string      `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Mode         VolumeMode             `protobuf:"varint,7,opt,name=mode,proto3,enum=rowan.engine.v1.VolumeMode" json:"mode,omitempty"`
+	Tidy         bool                   `protobuf:"varint,8,opt,name=tidy,proto3" json:"tidy,omitempty"`
+	// "thin", "thick", or empty: the source's, or thin.
+	Provisioning  string `protobuf:"bytes,9,opt,name=provisioning,proto3" json:"provisioning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1728,6 +1766,13 @@ func (x *CreateVolumeRequest) GetTidy() bool {
 		return x.Tidy
 	}
 	return false
+}
+
+func (x *CreateVolumeRequest) GetProvisioning() string {
+	if x != nil {
+		return x.Provisioning
+	}
+	return ""
 }
 
 type ListVolumesRequest struct {
@@ -2593,7 +2638,9 @@ type Snapshot struct {
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	Labels    map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The group it was taken with; empty: by itself.
-	Group         string `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
+	// Its volume's when it was taken.
+	Provisioning  string `protobuf:"bytes,10,opt,name=provisioning,proto3" json:"provisioning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2687,6 +2734,13 @@ func (x *Snapshot) GetLabels() map[string]string {
 func (x *Snapshot) GetGroup() string {
 	if x != nil {
 		return x.Group
+	}
+	return ""
+}
+
+func (x *Snapshot) GetProvisioning() string {
+	if x != nil {
+		return x.Provisioning
 	}
 	return ""
 }
@@ -3440,7 +3494,7 @@ const file_engine_proto_rawDesc = "" +
 	"\areasons\x18\x01 \x03(\tR\areasons\"\x10\n" +
 	"\x0eVersionRequest\"+\n" +
 	"\x0fVersionResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\"\x86\x04\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"\xb8\x04\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -3462,7 +3516,9 @@ const file_engine_proto_rawDesc = "" +
 	"\awarn_at\x18\x11 \x01(\x01R\x06warnAt\x12\x1b\n" +
 	"\trefuse_at\x18\x12 \x01(\x01R\brefuseAt\x12%\n" +
 	"\x0echecksum_bytes\x18\x13 \x01(\x03R\rchecksumBytes\x12\x1a\n" +
-	"\bunsummed\x18\x14 \x01(\x03R\bunsummed\"\x85\x01\n" +
+	"\bunsummed\x18\x14 \x01(\x03R\bunsummed\x12\x1a\n" +
+	"\breserved\x18\x15 \x01(\x03R\breserved\x12\x14\n" +
+	"\x05thick\x18\x16 \x01(\x03R\x05thick\"\x85\x01\n" +
 	"\x11CreatePoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\x16\n" +
@@ -3531,7 +3587,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\";\n" +
 	"\rScrubSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06volume\x18\x02 \x01(\tR\x06volume\"\xb0\x04\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\"\xf0\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3551,7 +3607,9 @@ const file_engine_proto_rawDesc = "" +
 	"\x06labels\x18\f \x03(\v2#.rowan.engine.v1.Volume.LabelsEntryR\x06labels\x125\n" +
 	"\bcounters\x18\r \x01(\v2\x19.rowan.engine.v1.CountersR\bcounters\x12/\n" +
 	"\x04mode\x18\x0e \x01(\x0e2\x1b.rowan.engine.v1.VolumeModeR\x04mode\x12\x12\n" +
-	"\x04tidy\x18\x0f \x01(\bR\x04tidy\x1a9\n" +
+	"\x04tidy\x18\x0f \x01(\bR\x04tidy\x12\"\n" +
+	"\fprovisioning\x18\x10 \x01(\tR\fprovisioning\x12\x1a\n" +
+	"\breserved\x18\x11 \x01(\x03R\breserved\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x03\n" +
@@ -3575,7 +3633,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x11first_write_bytes\x18\f \x01(\x04R\x0ffirstWriteBytes\x12\x16\n" +
 	"\x06copies\x18\r \x01(\x04R\x06copies\x12\x1d\n" +
 	"\n" +
-	"copy_bytes\x18\x0e \x01(\x04R\tcopyBytes\"\xe1\x02\n" +
+	"copy_bytes\x18\x0e \x01(\x04R\tcopyBytes\"\x85\x03\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3585,7 +3643,8 @@ const file_engine_proto_rawDesc = "" +
 	"fromVolume\x12H\n" +
 	"\x06labels\x18\x06 \x03(\v20.rowan.engine.v1.CreateVolumeRequest.LabelsEntryR\x06labels\x12/\n" +
 	"\x04mode\x18\a \x01(\x0e2\x1b.rowan.engine.v1.VolumeModeR\x04mode\x12\x12\n" +
-	"\x04tidy\x18\b \x01(\bR\x04tidy\x1a9\n" +
+	"\x04tidy\x18\b \x01(\bR\x04tidy\x12\"\n" +
+	"\fprovisioning\x18\t \x01(\tR\fprovisioning\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"(\n" +
@@ -3647,7 +3706,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\"\x16\n" +
 	"\x14DetachVolumeResponse\",\n" +
 	"\x16ListAttachmentsRequest\x12\x12\n" +
-	"\x04pool\x18\x01 \x01(\tR\x04pool\"\xd8\x02\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\"\xfc\x02\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -3658,7 +3717,9 @@ const file_engine_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12=\n" +
 	"\x06labels\x18\b \x03(\v2%.rowan.engine.v1.Snapshot.LabelsEntryR\x06labels\x12\x14\n" +
-	"\x05group\x18\t \x01(\tR\x05group\x1a9\n" +
+	"\x05group\x18\t \x01(\tR\x05group\x12\"\n" +
+	"\fprovisioning\x18\n" +
+	" \x01(\tR\fprovisioning\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x01\n" +
