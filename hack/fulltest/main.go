@@ -1,6 +1,6 @@
-// Command fulltest fills pools to the last block, and the file system under them, and shows that nothing is lost and that writes go on when space comes
-// back: by a deleted snapshot, by growth, or because a neighbour left. It makes ext4 in a file, on a loop device, and so runs as root. It prints a figure
-// a line, with its bar, and exits with 1 when one is missed.
+// Command fulltest fills pools to the last block, and the file system under them, and shows that nothing is lost and that writes go on when space
+// comes back: by a deleted snapshot, by growth, or because a neighbour left. It makes ext4 in a file, on a loop device, and so runs as root. It
+// prints a figure a line, with its bar, and exits with 1 when one is missed.
 package main
 
 import (

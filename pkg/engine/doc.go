@@ -12,6 +12,7 @@
 //     them are taken or none.
 //   - Taking, restoring and deleting a snapshot, cloning and rolling back are one commit each, whatever the size. No data is copied, then or later.
 //     Deleting works in a full pool.
+//   - Writes to a thick volume never lack space. Of a full pool, overwrites of what a volume owns, reads and deletes go on.
 //   - A failed flush is final. The pool takes no more writes in this boot, says why, and serves what can be read.
 //   - A frozen block that has a checksum is what was written when Scrub says so. Checksums come in the background, some time after the freeze; what is a
 //     head's to overwrite has none. No power cut leaves a wrong one.

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// stepPages is how many pages one commit of a background pass covers at most, stepRuns how many runs it removes, about, and stepTime how long it may
-	// keep the committer with pages that it must look at there. Pages whose blocks lie all over the pool change a thousand bitmaps with every commit: fewer
-	// runs in each make the pass cost more.
+	// stepPages is how many pages one commit of a background pass covers at most, stepRuns how many runs it removes, about, and stepTime how long it
+	// may keep the committer with pages that it must look at there. Pages whose blocks lie all over the pool change a thousand bitmaps with every
+	// commit: fewer runs in each make the pass cost more.
 	stepPages = 512
 	stepRuns  = 6144
 	stepTime  = 2 * time.Millisecond
 	// restShare is how long a pass rests after each commit, as a multiple of the time that took, while guests are busy.
 	restShare = 5
-	// passSync is how often a pass sees to it that its commits are durable and the blocks it took away are free, if no other commit does meanwhile. A sync
-	// of the log flushes the device, and whoever writes without flushes waits for what the device has cached: with one for each commit of a pass, writers
-	// lost half of their rate, the processors half idle.
+	// passSync is how often a pass sees to it that its commits are durable and the blocks it took away are free, if no other commit does meanwhile.
+	// A sync of the log flushes the device, and whoever writes without flushes waits for what the device has cached: with one for each commit of a
+	// pass, writers lost half of their rate, the processors half idle.
 	passSync = time.Second
 	// jobRetry is how long a pass that went wrong rests: what it met (a read error) may pass, and freed space is wanted.
 	jobRetry = 10 * time.Second
@@ -72,8 +72,8 @@ func (p *Pool) nextJob() (id uint64, job format.Job, ok bool) {
 // runJob works one job off. Interrupting it at any point loses nothing: what it has not done is found again by the same steps.
 func (p *Pool) runJob(id uint64, job format.Job) error {
 	gens := job.Gens
-	// A round that was composed before the job's commit was durable went by the lineage from before it, and may not be applied yet: what it hides in a
-	// page that it is the first to touch would be missed. A round that begins now knows.
+	// A round that was composed before the job's commit was durable went by the lineage from before it, and may not be applied yet: what it hides in
+	// a page that it is the first to touch would be missed. A round that begins now knows.
 	p.rounds.turn.Lock()
 	//lint:ignore SA2001 the end of the round under way is what is waited for
 	p.rounds.turn.Unlock()
@@ -148,8 +148,8 @@ func touchedFrom(r pebble.Reader, gen uint64, page uint32, most int) (pages []ui
 
 var errEnough = errors.New("enough")
 
-// step rewrites some of the pages, as many as fit a commit, and returns how many. What is to be done is found beforehand, beside the commits of others; the
-// committer then does it where the page is as it was.
+// step rewrites some of the pages, as many as fit a commit, and returns how many. What is to be done is found beforehand, beside the commits of
+// others; the committer then does it where the page is as it was.
 func (p *Pool) step(id uint64, pages []uint32) (done int, err error) {
 	job, line := p.jobNow(id)
 	if line == nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
-// pagePlan is what a background pass is to do to a page: runs to remove, and generations that have none left there then. Where more than that is needed
-// (a run that is hidden in part, zero runs), slow is set, and the committer reads the page.
+// pagePlan is what a background pass is to do to a page: runs to remove, and generations that have none left there then. Where more than that is
+// needed (a run that is hidden in part, zero runs), slow is set, and the committer reads the page.
 type pagePlan struct {
 	page    uint32
 	removed []runs.Entry
@@ -23,10 +23,13 @@ type pagePlan struct {
 	slow    bool
 }
 
-// planPass plans the next pages, until there is enough for a commit. The plan of a page holds as long as nobody changes the page's runs and the layer's
-// ancestry stays as it is.
+// planPass plans the next pages, until there is enough for a commit. The plan of a page holds as long as nobody changes the page's runs and the
+// layer's ancestry stays as it is.
 func planPass(r pebble.Reader, kind format.JobKind, g *lineage, pages []uint32) (plans []pagePlan, err error) {
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: format.RunPagePrefix(g.family, pages[0]), UpperBound: format.Upper(format.RunPagePrefix(g.family, pages[len(pages)-1]))})
+	last := pages[len(pages)-1]
+	it, err := r.NewIter(&pebble.IterOptions{
+		LowerBound: format.RunPagePrefix(g.family, pages[0]), UpperBound: format.Upper(format.RunPagePrefix(g.family, last)),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("plan background pass: %w", err)
 	}
@@ -113,9 +116,10 @@ func (c *coverage) count(off, end int) (n int) {
 
 // passCommit does what was planned, on the committer, with ops held.
 //
-// Promise "a pool block changes hands only when nobody can still touch it": what it takes away is held before the batch is applied, and given back when
-// the batch is durable and older pins have ended. Removing a run that a newer one of the same layer hides changes nothing that any map shows. A page
-// that somebody changed since it was planned, or whose layer has another ancestry by now, is looked at anew: its plan may name runs that are gone.
+// Promise "a pool block changes hands only when nobody can still touch it": what it takes away is held before the batch is applied, and given back
+// when the batch is durable and older pins have ended. Removing a run that a newer one of the same layer hides changes nothing that any map shows. A
+// page that somebody changed since it was planned, or whose layer has another ancestry by now, is looked at anew: its plan may name runs that are
+// gone.
 type passCommit struct {
 	p     *Pool
 	job   format.Job
@@ -211,8 +215,8 @@ func (p *Pool) guestRequests() (n uint64) {
 // busyRequests is how many requests of guests a millisecond make a pool busy.
 const busyRequests = 1
 
-// rest lets guests have the machine for a while: after a step that took so long, in which they made so many requests. While writes wait for space it does
-// not: the pass is what they wait for.
+// rest lets guests have the machine for a while: after a step that took so long, in which they made so many requests. While writes wait for space it
+// does not: the pass is what they wait for.
 func (p *Pool) rest(took time.Duration, requests uint64) {
 	if float64(requests) < busyRequests*float64(took.Milliseconds()) || requests == 0 {
 		return

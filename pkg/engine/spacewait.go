@@ -21,8 +21,8 @@ const DefaultSpaceWait = 10 * time.Second
 //
 // A thick volume's writes wait for longer, as long as blocks are on their way: what they need was set aside.
 //
-// In no case they give up before the preparer has tried to get space since the write began to wait, and could not: where the file system takes long to answer,
-// that is a slow disk and no full one.
+// In no case they give up before the preparer has tried to get space since the write began to wait, and could not: where the file system takes long
+// to answer, that is a slow disk and no full one.
 
 // owedTick is how often a thick volume's write looks whether its blocks are still on their way.
 const owedTick = 100 * time.Millisecond

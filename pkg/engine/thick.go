@@ -18,7 +18,8 @@ const (
 	ProvisionThick Provisioning = "thick"
 )
 
-// A thick volume's promise (alloc.Promise) is what its head may yet need: its size, less the blocks that the head owns. It is kept by what changes that:
+// A thick volume's promise (alloc.Promise) is what its head may yet need: its size, less the blocks that the head owns. It is kept by what changes
+// that:
 //
 //	                                          head owns   promise
 //	a write takes n new blocks                     +n         -n   (by the allocator; what is given back unused is returned)
@@ -30,8 +31,8 @@ const (
 //	  its pass removes n hidden blocks             -n          0   and gain -n
 //	  its pass ends                                         -gain  what is left of them serves the head
 //
-// Promises are not stored: they follow from sizes and counts when the pool is opened. A promise is backed by chunks that have their space, durably, before
-// the record of the volume is committed; giving space back to the file system leaves that much alone.
+// Promises are not stored: they follow from sizes and counts when the pool is opened. A promise is backed by chunks that have their space, durably,
+// before the record of the volume is committed; giving space back to the file system leaves that much alone.
 
 // blocksOf is how many blocks a volume of so many bytes has.
 func blocksOf(size uint64) int64 { return int64(size / BlockSize) }
@@ -108,8 +109,8 @@ func (p *Pool) cutPromise(volumes []*volume) *cutPromise {
 	return c
 }
 
-// take sets aside what is missing. It is called before the gates are shut, because it may take the file system some time, and again when they are, for what
-// was written in between; that is not waited for.
+// take sets aside what is missing. It is called before the gates are shut, because it may take the file system some time, and again when they are,
+// for what was written in between; that is not waited for.
 func (c *cutPromise) take(shut bool) error {
 	for i, v := range c.list {
 		has, _ := c.p.alloc.PromiseOf(v.id)
@@ -175,8 +176,8 @@ func (p *Pool) joining(layer uint64) bool {
 	return false
 }
 
-// loadPromises makes the promises of the volumes there are, when the pool is opened. How much of what a join gave a head is hidden is not known until its
-// pass has ended: until then nothing of it counts.
+// loadPromises makes the promises of the volumes there are, when the pool is opened. How much of what a join gave a head is hidden is not known
+// until its pass has ended: until then nothing of it counts.
 func (p *Pool) loadPromises() {
 	for _, v := range p.catalogue.volumes {
 		if !v.rec.Thick {

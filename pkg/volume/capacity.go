@@ -63,8 +63,8 @@ func (a Admission) AdmitSnapshot(s Space) error {
 	return nil
 }
 
-// left is how much more may be promised. What is thick is no promise but space that is gone; only the rest is promised more than once. A new thick volume
-// also needs to be there.
+// left is how much more may be promised. What is thick is no promise but space that is gone; only the rest is promised more than once. A new thick
+// volume also needs to be there.
 func (a Admission) left(s Space, kind Provisioning) int64 {
 	if s.Scarce {
 		return 0

@@ -1,8 +1,8 @@
 package alloc
 
-// Blocks can be promised to an owner: then nobody else is given them, and what the owner is given is taken off its promise. An owner may ask for more
-// than it was promised; that comes from what nobody was. A promise is backed by blocks that have their space, those included that are held or taken now
-// and come back. Owners without a promise cost nothing.
+// Blocks can be promised to an owner: then nobody else is given them, and what the owner is given is taken off its promise. An owner may ask for
+// more than it was promised; that comes from what nobody was. A promise is backed by blocks that have their space, those included that are held or
+// taken now and come back. Owners without a promise cost nothing.
 
 // Promise sets n more blocks aside for an owner, if so many are there that nobody was promised. It says whether it did.
 func (a *Allocator) Promise(owner uint64, n int64) bool {
@@ -23,8 +23,8 @@ func (a *Allocator) SetPromise(owner uint64, n int64) {
 	a.wake()
 }
 
-// Return changes the promise of an owner that has one by n: it gives back what it was given, or will need, or needs no more. Of blocks that are given back
-// with Undo it is told before.
+// Return changes the promise of an owner that has one by n: it gives back what it was given, or will need, or needs no more. Of blocks that are
+// given back with Undo it is told before.
 func (a *Allocator) Return(owner uint64, n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -24,8 +24,8 @@ const (
 	lossBar     = 0.15
 )
 
-// fold deletes some of a thousand snapshots of a volume with very many mapped blocks, while a writer goes on: the names must go at once, the background
-// passes must end soon, write no data, and leave the writer nearly all of its rate.
+// fold deletes some of a thousand snapshots of a volume with very many mapped blocks, while a writer goes on: the names must go at once, the
+// background passes must end soon, write no data, and leave the writer nearly all of its rate.
 func (r *runner) fold(ctx context.Context) (err error) {
 	const name = "fold"
 	f := foldRun{runner: r}
@@ -48,8 +48,8 @@ func (r *runner) fold(ctx context.Context) (err error) {
 	})
 }
 
-// foldRun is a volume and its snapshots. Of its blocks 17 of 20 are written in order before the first snapshot. Under a middle one lie two layers with a
-// tenth as runs of one block each, half of the upper one over the lower's. Every other layer has a few blocks, the last one a hundredth.
+// foldRun is a volume and its snapshots. Of its blocks 17 of 20 are written in order before the first snapshot. Under a middle one lie two layers
+// with a tenth as runs of one block each, half of the upper one over the lower's. Every other layer has a few blocks, the last one a hundredth.
 type foldRun struct {
 	*runner
 	pool   *engine.Pool
@@ -266,8 +266,8 @@ type foldRates struct{ before, meanwhile, after float64 }
 // loss is what part of its rate the writer lost, against what it had before and after: a shared machine is not the same for long.
 func (r foldRates) loss() float64 { return max(0, 1-2*r.meanwhile/(r.before+r.after)) }
 
-// dataOf is how many bytes of data were written that no guest asked for. What was under way at the first moment counted as the guest's before it and as
-// written after it.
+// dataOf is how many bytes of data were written that no guest asked for. What was under way at the first moment counted as the guest's before it and
+// as written after it.
 func dataOf(from, to moment, depth int) uint64 {
 	all, guest := to.segments-from.segments, to.guest[1]-from.guest[0]
 	if underWay := uint64(depth) * blockSize; all > guest+underWay {
