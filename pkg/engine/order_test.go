@@ -38,6 +38,7 @@ var notes = map[mutation]string{
 	mutateReusePinned: "older pins have ended: the blocks can be handed out",
 	mutateJoin:        "heads learn of the join",
 	mutateReserve:     "reserved chunks are handed out",
+	mutateCopySynced:  "maps show the copy; older readers are waited for",
 }
 
 func newScript(t *testing.T) *script {
@@ -162,6 +163,19 @@ var orders = map[string]func(s *script) (from int){
 		s.ask("write a sector of a new block", func() error { return put(v, 8*BlockSize+sectorSize, sectorSize, 3) })
 		s.ask("write 256 KiB, to reserved space", func() error { return put(v, 256<<10, 256<<10, 4) })
 		s.ask("flush", v.Flush)
+		return from
+	},
+	"first-write-and-flush-cow": func(s *script) int {
+		s.flush = "CopyFlush, RoundFlush"
+		_, err := s.CreateVolume(context.Background(), VolumeSpec{Name: "v", Size: 1 << 20, Mode: CopyOnWrite})
+		must(s.t, err)
+		v := s.open("v")
+		must(s.t, put(v, 0, BlockSize, 1))
+		must(s.t, s.snap("s", "v"))
+		from := len(s.tape.Steps)
+		s.ask("write a block that the snapshot keeps", func() error { return put(v, 0, BlockSize, 2) })
+		s.ask("flush", v.Flush)
+		s.ask("write the block again", func() error { return put(v, 0, BlockSize, 3) })
 		return from
 	},
 	"cut": func(s *script) int {
