@@ -185,6 +185,12 @@ func TestTidyDue(t *testing.T) {
 	if w.due(a) || w.due(b) || !w.due(b) {
 		t.Error("what is tidy is not due; what has changed is, when it rests")
 	}
+	full := tidyWatch{last: a, skipped: a}
+	for i := range tidyPatience + 1 {
+		if due := full.due(a); due != (i == tidyPatience) {
+			t.Errorf("look %d at a volume that there was no room for: due %v", i, due)
+		}
+	}
 	restless := tidyWatch{}
 	for i := range tidyPatience + 1 {
 		if due := restless.due(tidyState{1, int64(i), 3}); due != (i == tidyPatience) {

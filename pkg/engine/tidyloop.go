@@ -25,12 +25,13 @@ type tidyState struct {
 // tidyWatch is what is known of a volume from earlier looks.
 type tidyWatch struct {
 	done, last tidyState
+	skipped    tidyState // a pass found no room for some pages: it is tried again when something changes, or after a while
 	waited     int
 }
 
 // due tells whether a volume should be tidied now: something was scattered since it last was, and no more has come since the look before.
 func (w *tidyWatch) due(now tidyState) bool {
-	rests := now == w.last
+	rests := now == w.last && now != w.skipped
 	w.last = now
 	if now == w.done {
 		w.waited = 0
@@ -64,13 +65,18 @@ func (p *Pool) runTidy() {
 			if !w.due(now.tidyState) {
 				continue
 			}
-			if err := p.tidyWhole(ctx, name); err != nil {
+			skipped, err := p.tidyWhole(ctx, name)
+			if err != nil {
 				if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) {
 					p.event("tidying in the background went wrong; it is tried again", "volume", name, "error", err)
 				}
 				continue
 			}
-			w.done, w.waited = now.tidyState, 0
+			if w.waited = 0; skipped {
+				w.skipped = now.tidyState
+			} else {
+				w.done = now.tidyState
+			}
 		}
 		known = seen
 	}
@@ -97,11 +103,13 @@ func (p *Pool) tidyVolumes() map[string]tidyVolume {
 	return list
 }
 
-func (p *Pool) tidyWhole(ctx context.Context, name string) error {
+// tidyWhole tidies a volume to its end. skipped: there was no room for some of its pages.
+func (p *Pool) tidyWhole(ctx context.Context, name string) (skipped bool, err error) {
 	for start := int64(0); ; {
 		step, err := p.Tidy(ctx, TidySpec{Volume: name, Start: start, Rate: tidyBehind})
+		skipped = skipped || step.Skipped > 0
 		if start = step.Next; err != nil || start == 0 {
-			return err
+			return skipped, err
 		}
 	}
 }
