@@ -24,8 +24,9 @@ const (
 	// pendingMany is how many pending runs start a round by themselves: a snapshot commits what is pending, and should find little. Under load rounds
 	// then follow one another without a pause, which cost no throughput when measured.
 	pendingMany = 64
-	// replacingMany is the same for runs whose pages must be read and rewritten, at up to half a millisecond each.
-	replacingMany = 16
+	// replacingMany is the same for runs whose pages must be read and rewritten, at up to half a millisecond each: a cut may wait for that round with its
+	// gates shut.
+	replacingMany = 4
 )
 
 // preparer keeps chunks ready for the allocator, and gives wholly free ones back to the file system. space.go does the work.
