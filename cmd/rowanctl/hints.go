@@ -21,6 +21,7 @@ var hints = []struct {
 	{engine.ErrFailed, "the pool can still be read: copy what you need, then restart the machine and run rowanctl pool check"},
 	{engine.ErrCorrupt, "do not write to the pool; rowanctl pool open NAME --read-only and rowanctl pool check tell how far the damage goes"},
 	{engine.ErrNotBlank, "if what is on it may be destroyed, add --wipe"},
+	{engine.ErrMemberMissing, "bring the member back where it was, or name its new folder or device: rowanctl pool import --dir FOLDER"},
 	{engine.ErrForeign, "choose another folder or device, or open the pool that is there: rowanctl pool open --member PATH"},
 	{engine.ErrNoSpace, "delete volumes or snapshots (rowanctl snapshot show tells what deleting one would free), or rowanctl pool grow"},
 	{engine.ErrShrink, "make a smaller one and copy the files"},

@@ -15,27 +15,29 @@ import (
 
 func (a *app) poolCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "pool", Short: "Make, open, look at and check pools"}
-	cmd.AddCommand(a.poolCreate(), a.poolList(), a.poolShow(), a.poolOpen(), a.poolGrow(), a.poolClose(), a.poolCheck(), a.poolScrub())
+	cmd.AddCommand(a.poolCreate(), a.poolList(), a.poolShow(), a.poolOpen(), a.poolImport(), a.poolGrow(), a.poolAddMember(), a.poolGrowMember(),
+		a.poolDrainMember(), a.poolRemoveMember(), a.poolClose(), a.poolCheck(), a.poolScrub())
 	return cmd
 }
 
 func (a *app) poolCreate() *cobra.Command {
 	var spec engine.PoolSpec
-	var size sizeFlag
+	var place placeFlags
 	cmd := &cobra.Command{
-		Use:   "create NAME {--dir FOLDER | --device DEVICE}",
-		Short: "Make a pool in a folder on XFS or ext4, or on a blank block device",
+		Use:   "create NAME {--dir FOLDER | --device DEVICE}...",
+		Short: "Make a pool in folders on XFS or ext4, or on blank block devices",
+		Long: "Make a pool of one member or several, each a folder on XFS or ext4, or a blank block device. The first one has the metadata; folders come before\n" +
+			"devices.",
 		Example: "  rowanctl pool create fast --dir /var/lib/rowan/fast --size 100Gi\n" +
-			"  rowanctl pool create fast --device /dev/nvme1n1",
+			"  rowanctl pool create fast --device /dev/nvme1n1 --device /dev/nvme2n1",
 		Args: names("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if (spec.Directory == "") == (spec.Device == "") {
-				return usagef("say where: --dir or --device, one of the two")
-			}
-			spec.Name, spec.Size = args[0], bytesize.RoundUp(int64(size), engine.SizeUnit)
-			if err := absolute(&spec.Directory, &spec.Device); err != nil {
+			list, err := place.members()
+			if err != nil {
 				return err
 			}
+			spec.Name, spec.More = args[0], list[1:]
+			spec.Directory, spec.Device, spec.Wipe, spec.Size = list[0].Directory, list[0].Device, list[0].Wipe, list[0].Size
 			return a.with(cmd, func(ctx context.Context, s *session) error {
 				var p engine.PoolInfo
 				err := s.wait("making pool "+spec.Name, func() (err error) {
@@ -49,11 +51,8 @@ func (a *app) poolCreate() *cobra.Command {
 			})
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&spec.Directory, "dir", "", "folder for the pool's files; made if missing")
-	f.StringVar(&spec.Device, "device", "", "block device; XFS is made on it")
-	f.BoolVar(&spec.Wipe, "wipe", false, "destroy what is on the device")
-	f.Var(&size, "size", "how much data the pool may hold (default 90 % of what is free)")
+	place.add(cmd)
+	cmd.Flags().StringVar(&spec.Allocation, "allocation", engine.AllocationStriped, "how several members are filled: striped or filled, one after the other")
 	return cmd
 }
 

@@ -48,11 +48,51 @@ type poolView struct {
 	ChecksumBytes int64   `json:"checksumBytes"`
 	Unsummed      int     `json:"unsummed"`
 
+	Allocation string       `json:"allocation,omitempty"`
+	Members    []memberView `json:"members,omitempty"`
+
 	Metadata *metadataView `json:"metadata,omitempty"` // by show, of an open pool
+}
+
+type memberView struct {
+	Index     int    `json:"index"`
+	ID        string `json:"id"`
+	Path      string `json:"path"`
+	Directory string `json:"directory,omitempty"`
+	Device    string `json:"device,omitempty"`
+	State     string `json:"state"`
+	Reason    string `json:"reason,omitempty"`
+	Metadata  bool   `json:"metadata,omitempty"`
+	Size      int64  `json:"size"`
+	Used      int64  `json:"used"`
+}
+
+func viewMembers(list []engine.MemberInfo) (views []memberView) {
+	for _, m := range list {
+		views = append(views, memberView(m))
+	}
+	return views
+}
+
+// memberFields are a line for each of several members.
+func (p poolView) memberFields() (fields []field) {
+	if len(p.Members) < 2 {
+		return nil
+	}
+	fields = append(fields, field{"Allocation", p.Allocation})
+	for _, m := range p.Members {
+		text := fmt.Sprintf("%s, %s, %s of %s used", m.Path, m.State, bytesize.Format(m.Used), bytesize.Format(m.Size))
+		if m.Metadata {
+			text += ", metadata"
+		}
+		fields = append(fields, field{fmt.Sprintf("Member %d", m.Index), text})
+	}
+	return fields
 }
 
 func viewPool(p engine.PoolInfo) poolView {
 	return poolView{
+		Allocation: p.Allocation, Members: viewMembers(p.Members),
 		Name: p.Name, ID: p.ID, State: p.State, Reason: p.Reason, Member: p.Member, Device: p.Device, Size: p.Size, Used: p.Used, Free: p.Free,
 		Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes, Volumes: p.Volumes, Snapshots: p.Snapshots, Jobs: p.Jobs,
 		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
@@ -72,6 +112,7 @@ func (p poolView) table(w io.Writer) error {
 			field{"Metadata", exact(p.MetadataBytes)}, field{"Volumes", strconv.Itoa(p.Volumes)}, field{"Snapshots", strconv.Itoa(p.Snapshots)},
 			field{"Being freed", strconv.Itoa(p.Jobs) + " layers"}, field{"Checksums", checksumsText(p)})
 	}
+	fields = append(fields, p.memberFields()...)
 	if p.Metadata != nil {
 		fields = append(fields, p.Metadata.fields()...)
 		fields = append(fields, field{"Metadata cost", p.Metadata.perBlock()})

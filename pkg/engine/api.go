@@ -21,17 +21,35 @@ const (
 	MaxRanges     = 65536     // ranges of one answer of Diff
 )
 
+// How a pool's members are filled.
+const (
+	AllocationStriped = "striped" // each volume's extents go round the members
+	AllocationFilled  = "filled"  // one member after the other
+)
+
 // PoolSpec describes a pool to make. Exactly one of Directory and Device is set.
 type PoolSpec struct {
-	Name      string
+	Name       string
+	Allocation string // AllocationStriped, the default, or AllocationFilled
+	More       []MemberSpec
+	// The first member's, which has the metadata:
 	Directory string // on XFS or ext4; made if missing; holds the member's files
 	Device    string // a blank block device: XFS is made on it and mounted at MountDir/<pool name>
 	Wipe      bool   // Device only: destroy what is on it
-	Size      int64  // bytes of data the pool may hold; 0: 90 % of what is free in the file system
+	Size      int64  // bytes of data it may hold; 0: 90 % of what is free in the file system
+}
+
+// MemberSpec describes a member to make. Exactly one of Directory and Device is set.
+type MemberSpec struct {
+	Directory string // on XFS or ext4; made if missing
+	Device    string // a blank block device: XFS is made on it
+	Wipe      bool   // Device only: destroy what is on it
+	Size      int64  // bytes of data it may hold; 0: 90 % of what is free in the file system
 }
 
 // Options say how a pool is opened. Zero values take the defaults.
 type Options struct {
+	Members    []string  // folders or devices where OpenPool looks for members, beside where they were last seen
 	RingDir    string    // folder on a tmpfs of the host; default /run/rowan/rings
 	MountDir   string    // where devices are mounted; default /var/lib/rowan/mnt
 	MapCache   int64     // bytes of flattened map kept in memory; default 128 MiB
@@ -88,9 +106,9 @@ type Observer interface {
 // PoolInfo is a pool as it is now. Sizes are in bytes.
 type PoolInfo struct {
 	Name, ID      string
-	Member        string // the first member's folder
+	Member        string // the folder of the member with the metadata
 	Device        string // what it was made on, if a device
-	State         string // "Ready", "ReadOnly" or "Failed"
+	State         string // "Ready", "Degraded" (members are missing), "ReadOnly" or "Failed"
 	Reason        string // why, when not Ready
 	Size          int64  // data the pool may hold
 	Used          int64  // blocks owned by some layer, in bytes
@@ -108,6 +126,22 @@ type PoolInfo struct {
 	Volumes       int
 	Snapshots     int
 	Jobs          int // layers queued for freeing or joining
+	Allocation    string
+	Members       []MemberInfo
+}
+
+// MemberInfo is a member of a pool as it is now. Sizes are in bytes.
+type MemberInfo struct {
+	Index     int
+	ID        string
+	Path      string // what it is opened by: its folder, or the device
+	Directory string // its folder; empty while it is missing
+	Device    string // what it was made on, if a device
+	State     string // "InUse", "Draining" or "Missing"
+	Reason    string // why it is missing
+	Metadata  bool   // it holds the metadata
+	Size      int64  // data it may hold
+	Used      int64
 }
 
 // Mode says who moves when a volume writes what a snapshot keeps.

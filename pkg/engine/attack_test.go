@@ -135,7 +135,7 @@ func TestKillBetweenBatchesCounts(t *testing.T) {
 		must(t, err)
 	}
 	sealed := p.pages.sealAll()
-	must(t, p.member.Flush())
+	must(t, p.flushMembers())
 	c := roundCommit{p: p.Pool, sealed: sealed, rewritten: map[*pendingPage]struct{}{}, volumes: map[*volume]struct{}{}}
 	err := p.store.commit(func(b *batch) (bool, error) {
 		must(t, b.LogData(make([]byte, maxBatch-100), nil))
@@ -167,7 +167,7 @@ func TestJoinPassWaitsForRound(t *testing.T) {
 	p.rounds.turn.Lock() // no other round than the one below
 	_, err = v.WriteAt(b, 3*pageBytes)
 	must(t, err)
-	must(t, p.member.Flush())
+	must(t, p.flushMembers())
 	sealed := p.pages.sealAll()
 
 	logHeld, logGo := make(chan struct{}), make(chan struct{})

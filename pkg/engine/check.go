@@ -34,7 +34,7 @@ func (p *Pool) Check(ctx context.Context) (CheckReport, error) {
 		return CheckReport{}, err
 	}
 	defer snap.Close()
-	return checkMetadata(ctx, snap, p.chunkLimit(), func(layer uint64) bool { return read[layer] })
+	return checkMetadata(ctx, snap, func(layer uint64) bool { return read[layer] })
 }
 
 // checkMoment takes the moment, with the layers that have readers then: those wait for them, even unnamed.
@@ -93,7 +93,7 @@ func (k *checker) problem(format string, args ...any) {
 }
 
 // checkMetadata does it. read tells whether a layer has readers.
-func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64, read func(layer uint64) bool) (CheckReport, error) {
+func checkMetadata(ctx context.Context, r pebble.Reader, read func(layer uint64) bool) (CheckReport, error) {
 	k, err := newChecker(r, read)
 	if err != nil {
 		if damaged(err) {
@@ -106,7 +106,7 @@ func checkMetadata(ctx context.Context, r pebble.Reader, chunks int64, read func
 	if err := k.readMarks(r); err != nil {
 		return k.CheckReport, err
 	}
-	if err := errors.Join(k.checkRuns(ctx, r), k.checkTwice(ctx, r), k.checkIndex(ctx, r), k.checkSums(ctx, r), k.checkBitmaps(r, chunks)); err != nil {
+	if err := errors.Join(k.checkRuns(ctx, r), k.checkTwice(ctx, r), k.checkIndex(ctx, r), k.checkSums(ctx, r), k.checkBitmaps(r)); err != nil {
 		return k.CheckReport, err
 	}
 	k.checkCounts()
@@ -318,12 +318,13 @@ func (k *checker) checkIndex(ctx context.Context, r pebble.Reader) error {
 }
 
 // checkBitmaps compares the stored bitmaps with the runs, and blocks in use with the space that was reserved.
-func (k *checker) checkBitmaps(r pebble.Reader, chunks int64) error {
+func (k *checker) checkBitmaps(r pebble.Reader) error {
 	segments, serr := readSegments(r)
 	if serr != nil && damaged(serr) {
 		k.problem("%v", serr)
 		segments, serr = nil, nil
 	}
+	within := k.checkMembers(r, segments)
 	inSegment := map[uint32]int{}
 	for chunk, bits := range k.used {
 		seg, i := chunk/alloc.SegmentChunks, int(chunk%alloc.SegmentChunks)
@@ -331,8 +332,8 @@ func (k *checker) checkBitmaps(r pebble.Reader, chunks int64) error {
 		if int(seg) >= len(segments) || !(segments[seg].Has[alloc.Written].Has(i) || segments[seg].Has[alloc.Reserved].Has(i)) {
 			k.problem("chunk %d is in use, and its space in the file system is not reserved", chunk)
 		}
-		if int64(chunk) >= chunks {
-			k.problem("chunk %d is in use, beyond the pool's %d", chunk, chunks)
+		if !within(chunk) {
+			k.problem("chunk %d is in use, beyond the size of the member that has it", chunk)
 		}
 	}
 	lower, upper := format.Kind(format.BitmapKey(0))
@@ -362,6 +363,21 @@ func (k *checker) checkBitmaps(r pebble.Reader, chunks int64) error {
 		}
 	}
 	return errors.Join(err, serr)
+}
+
+// checkMembers looks for segments of no member, and returns which chunks the members' sizes allow.
+func (k *checker) checkMembers(r pebble.Reader, segments []poolSegment) func(chunk uint32) bool {
+	recs, err := readMembers(r)
+	if err != nil {
+		k.problem("%v", err)
+		return func(uint32) bool { return true }
+	}
+	t, err := tableOf(recs, segments)
+	if err != nil {
+		k.problem("%v", err)
+		return func(uint32) bool { return true }
+	}
+	return t.within()
 }
 
 func (k *checker) checkCounts() {

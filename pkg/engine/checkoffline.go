@@ -21,7 +21,7 @@ type OfflineReport struct {
 	Found    []string // by a repair: the problems before it; Problems are those that it has left
 }
 
-// CheckOffline is Check for a pool that nobody has open, by its folder or device. It holds the pool's locks meanwhile and changes nothing: no ring
+// CheckOffline is Check for a pool that nobody has open, by the folder or device of the member with its metadata. No other member is needed. It holds the pool's locks meanwhile and changes nothing: no ring
 // is replayed and no record written. A pool that does not open because its catalogue is damaged is looked at all the same. ErrLocked: an engine has
 // it open, after waiting for it as long as Options.LockWait says.
 func CheckOffline(ctx context.Context, path string, o Options) (OfflineReport, error) {
@@ -42,17 +42,20 @@ func offline(ctx context.Context, path string, o Options, mend bool) (r OfflineR
 		return r, fmt.Errorf("check pool: %w", memberError(err))
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	p := &Pool{options: o, fs: o.fs, member: m, preparing: newPreparer()}
+	p := &Pool{options: o, fs: o.fs, identity: m.Superblock(), preparing: newPreparer(), members: &members{}}
 	r.Pool = p.name()
-	db, dead, err := p.openPebble(false)
+	if _, err := findMetadata([]opened{{m, path}}); err != nil {
+		return r, fmt.Errorf("check pool %q: %w", r.Pool, err)
+	}
+	db, dead, err := p.openPebble(m, false)
 	if err != nil {
 		return r, fmt.Errorf("check pool %q: %w", r.Pool, err)
 	}
 	done := make(chan error, 1)
 	go func() {
-		err := r.check(ctx, db, p.chunkLimit())
+		err := r.check(ctx, db)
 		if mend && err == nil && len(r.Problems) > 0 {
-			err = r.repair(ctx, db, p.chunkLimit())
+			err = r.repair(ctx, db)
 		}
 		done <- err
 	}()
@@ -69,13 +72,13 @@ func offline(ctx context.Context, path string, o Options, mend bool) (r OfflineR
 	return r, nil
 }
 
-func (r *OfflineReport) check(ctx context.Context, db *pebble.DB, chunks int64) error {
-	rec, rerr := readPoolRecord(db, false)
+func (r *OfflineReport) check(ctx context.Context, db *pebble.DB) error {
+	rec, rerr := readPoolRecord(db, nil)
 	if rerr != nil && !errors.Is(rerr, ErrCorrupt) && !errors.Is(rerr, format.ErrCorrupt) {
 		return rerr
 	}
 	// A layer that lost its name while somebody read it is queued when the pool is opened: none is forgotten here.
-	report, err := checkMetadata(ctx, db, chunks, func(uint64) bool { return true })
+	report, err := checkMetadata(ctx, db, func(uint64) bool { return true })
 	if rerr != nil {
 		report.Problems = append(report.Problems, rerr.Error())
 	}
@@ -83,11 +86,11 @@ func (r *OfflineReport) check(ctx context.Context, db *pebble.DB, chunks int64) 
 	return err
 }
 
-func (r *OfflineReport) repair(ctx context.Context, db *pebble.DB, chunks int64) (err error) {
+func (r *OfflineReport) repair(ctx context.Context, db *pebble.DB) (err error) {
 	found := r.Problems
 	if r.Repaired, err = repair(ctx, db); err != nil {
 		return fmt.Errorf("repair: %w", err)
 	}
 	r.Found = found
-	return r.check(ctx, db, chunks)
+	return r.check(ctx, db)
 }

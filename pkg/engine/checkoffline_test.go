@@ -78,8 +78,8 @@ func editStore(t *testing.T, p *testPool, edit func(db *pebble.DB)) {
 	o := p.o.withDefaults()
 	m, err := member.Open(o.fs, p.dir, member.Options{LockTimeout: o.patience})
 	must(t, err)
-	q := &Pool{options: o, fs: o.fs, member: m, preparing: newPreparer()}
-	db, _, err := q.openPebble(false)
+	q := &Pool{options: o, fs: o.fs, identity: m.Superblock(), preparing: newPreparer(), members: &members{}}
+	db, _, err := q.openPebble(m, false)
 	must(t, err)
 	edit(db)
 	must(t, db.Close())

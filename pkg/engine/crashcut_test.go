@@ -80,7 +80,7 @@ type state struct {
 
 // play calls visit with the state at each cut; the cuts are in order.
 func (r *recording) play(cuts []cut, visit func(*state) error) error {
-	p, w := fsys.Play(fsys.NewMem(), r.Tape), newWorld()
+	p, w := fsys.Play(crashDisk(), r.Tape), newWorld()
 	at := 0
 	for _, c := range cuts {
 		for ; at < c.at; at++ {

@@ -47,7 +47,7 @@ type slot struct {
 
 // record runs the workload of a seed. The order of its goroutines is not the seed's: what happened is on the tape.
 func record(seed uint64, o Options) (*recording, error) {
-	disk := fsys.NewMem()
+	disk := crashDisk()
 	_, tape := disk.Record()
 	g := &guests{disk: disk, seed: seed, pace: newPace(seed), w: newWorld()}
 	hold := fsys.Fault(disk, fsys.Rule{When: func(c fsys.Call) bool { g.pace.hold(c); return true }})
@@ -62,7 +62,7 @@ func record(seed uint64, o Options) (*recording, error) {
 }
 
 func (g *guests) run(o Options) (err error) {
-	pool, err := smallPool(o, "/pool")
+	pool, err := smallPool(o, []string{"/pool", "/second/pool"}[:1+g.seed%2]...)
 	if err != nil {
 		return err
 	}
@@ -90,21 +90,42 @@ func (g *guests) run(o Options) (err error) {
 	return g.sound()
 }
 
-// smallPool makes a pool below the size that CreatePool allows: so little, when it has grown, that blocks change hands all the time.
-func smallPool(o Options, dir string) (*Pool, error) {
-	o = o.withDefaults()
-	m, err := member.Create(o.fs, member.Spec{
-		PoolName: "p", PoolID: format.NewUUID(), MemberID: format.NewUUID(), Directory: dir, Size: SizeUnit,
-		Created: time.Now(),
-	})
-	if err != nil {
-		return nil, err
+// crashDisk is a machine with two devices.
+func crashDisk() *fsys.Mem {
+	disk := fsys.NewMem()
+	if err := disk.AddDevice("/second"); err != nil {
+		panic(err)
 	}
-	p, err := openOn(m, o, true)
+	return disk
+}
+
+// smallPool makes a pool below the size that CreatePool allows, of one member or several: so little, when it has grown, that blocks
+// change hands all the time.
+func smallPool(o Options, dirs ...string) (*Pool, error) {
+	o = o.withDefaults()
+	var list []opened
+	id := format.NewUUID()
+	for i, dir := range dirs {
+		m, err := member.Create(o.fs, member.Spec{
+			PoolName: "p", PoolID: id, MemberID: format.NewUUID(), Index: uint32(i), Directory: dir, Size: SizeUnit, Created: time.Now(), Metadata: uint64(1 - i),
+		})
+		if err != nil {
+			return nil, errors.Join(err, destroy(list))
+		}
+		list = append(list, opened{m, dir})
+	}
+	p, err := openNew(list, "", o)
 	if err != nil {
-		return nil, errors.Join(err, m.Destroy())
+		return nil, errors.Join(err, destroy(list))
 	}
 	return p, nil
+}
+
+func destroy(list []opened) (err error) {
+	for _, m := range list {
+		err = errors.Join(err, m.Destroy())
+	}
+	return err
 }
 
 // nextLife lets the process die, which the tape does not show, and another open the pool.
@@ -161,11 +182,14 @@ func (g *guests) live(life int) error {
 
 // grow gives the pool a chunk more now and then, so that space is reserved while the guests want it.
 func (g *guests) grow(life int) error {
-	chunks := [crashLives]int64{1, 1, 2}
-	if err := g.member.SetSize(chunks[life] * alloc.ChunkBlocks * BlockSize); err != nil {
-		return err
+	for i, m := range g.members.table.Load().list {
+		chunks := [][crashLives]int64{{1, 1, 2}, {0, 1, 1}}[i][life]
+		if size := max(chunks*alloc.ChunkBlocks*BlockSize, SizeUnit); size > int64(m.rec.Size) {
+			if _, err := g.GrowMember(context.Background(), fmt.Sprint(i), size); err != nil {
+				return err
+			}
+		}
 	}
-	g.preparing.kick()
 	return nil
 }
 

@@ -48,6 +48,8 @@ var (
 	ErrIncompatible = errors.New("pool needs features this version does not have")
 	// ErrCorrupt: a superblock, ring or metadata record does not decode or contradicts another.
 	ErrCorrupt = errors.New("damaged")
+	// ErrMemberMissing: a member of the pool is not there; the text says which. What is whole without it is served.
+	ErrMemberMissing = errors.New("member is missing")
 	// ErrForeign: the folder or device belongs to another pool.
 	ErrForeign = errors.New("belongs to another pool")
 	// ErrUnsupported: the folder's file system is neither XFS nor ext4, or the device cannot do direct I/O.

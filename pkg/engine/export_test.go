@@ -15,12 +15,12 @@ type ModelBackend struct {
 	made bool
 }
 
-// NewModelBackend makes one in memory; with a folder, there.
+// NewModelBackend makes one in memory, of two members; with a folder, of one there.
 func NewModelBackend(t *testing.T, dir string) *ModelBackend {
 	b := &ModelBackend{dir: dir, o: testOptions(t)}
 	b.o.Observer, b.o.RingDir = nil, ringFolder(t)
 	if dir == "" {
-		b.dir, b.o.fs, b.o.bootID = "/pool", fsys.NewMem(), &[16]byte{1}
+		b.dir, b.o.fs, b.o.bootID = "/pool", crashDisk(), &[16]byte{1}
 	}
 	return b
 }
@@ -31,7 +31,11 @@ func (b *ModelBackend) Open() (*Pool, error) {
 		return OpenPool(context.Background(), b.dir, b.o)
 	}
 	b.made = true
-	return CreatePool(context.Background(), PoolSpec{Name: "p", Directory: b.dir, Size: MinPoolSize}, b.o)
+	spec := PoolSpec{Name: "p", Directory: b.dir, Size: MinPoolSize}
+	if b.o.fs != nil {
+		spec.More = []MemberSpec{{Directory: "/second/pool", Size: MinPoolSize}}
+	}
+	return CreatePool(context.Background(), spec, b.o)
 }
 
 // Kill lets a pool go as the death of its process does.

@@ -95,7 +95,7 @@ func (tp *testPool) kill() error {
 	close(p.stop)
 	p.wg.Wait()
 	err := p.closeStore()
-	return errors.Join(err, p.pages.close(), p.ring.Close(), p.member.Close())
+	return errors.Join(err, p.pages.close(), p.ring.Close(), p.members.close())
 }
 
 func (tp *testPool) reopen() {

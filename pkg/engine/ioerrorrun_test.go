@@ -84,7 +84,7 @@ func (x *ioRun) openOther() error {
 		return err
 	}
 	x.other = &testPool{Pool: pool, o: o, dir: "/other"}
-	if err := x.other.member.SetSize(4 << 20); err != nil {
+	if _, err := pool.GrowMember(context.Background(), "0", 4<<20); err != nil {
 		return err
 	}
 	if _, err := pool.CreateVolume(context.Background(), VolumeSpec{Name: "v", Size: SizeUnit}); err != nil {
@@ -120,7 +120,7 @@ func (x *ioRun) make() {
 		x.openingHit = x.plan.wasHit()
 		if err == nil {
 			x.testPool = &testPool{Pool: pool, o: x.o, dir: "/pool"}
-			err = x.member.SetSize(8 << 20)
+			_, err = pool.GrowMember(context.Background(), "0", 8<<20)
 			if err == nil || x.plan.wasHit() {
 				pool.preparing.kick()
 				return

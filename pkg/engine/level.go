@@ -42,13 +42,17 @@ type spaceLeft struct {
 func (p *Pool) spaceLeft() spaceLeft {
 	const chunkBytes = alloc.ChunkBlocks * BlockSize
 	free, held, _ := p.alloc.Free()
-	s := spaceLeft{size: p.chunkLimit() * chunkBytes, bytes: (free + held - p.alloc.Promised()) * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
-	more := max(p.chunkLimit()-p.alloc.Space(), 0) * chunkBytes
-	// Where the file system does not answer, what the pool's size allows is the best guess.
-	if have, err := p.member.Room(); err == nil && have < more {
-		more, s.limitedByFiles = have/chunkBytes*chunkBytes, true
+	s := spaceLeft{bytes: (free + held - p.alloc.Promised()) * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
+	for _, m := range p.members.table.Load().inUse() {
+		more := max(m.chunks()-p.alloc.SpaceIn(m.lane), 0) * chunkBytes
+		// Where the file system does not answer, what the member's size allows is the best guess.
+		if have, err := m.dev.Room(); err == nil && have < more {
+			more, s.limitedByFiles = have/chunkBytes*chunkBytes, true
+		}
+		s.bytes += more
+		s.size += m.chunks() * chunkBytes
 	}
-	s.bytes = max(s.bytes+more, 0)
+	s.bytes = max(s.bytes, 0)
 	return s
 }
 

@@ -17,4 +17,13 @@ func (p *Pool) RingUse() (used, entries int) {
 }
 
 // DataCounts tells the work done on the pool's segments since it was opened, for all volumes and for writing ahead.
-func (p *Pool) DataCounts() member.Counters { return p.member.Counters() }
+func (p *Pool) DataCounts() member.Counters {
+	var sum member.Counters
+	for _, m := range p.members.table.Load().present() {
+		c := m.Counters()
+		sum.Reads, sum.ReadBytes = sum.Reads+c.Reads, sum.ReadBytes+c.ReadBytes
+		sum.Writes, sum.WriteBytes = sum.Writes+c.Writes, sum.WriteBytes+c.WriteBytes
+		sum.PrewrittenBytes, sum.Flushes = sum.PrewrittenBytes+c.PrewrittenBytes, sum.Flushes+c.Flushes
+	}
+	return sum
+}

@@ -19,6 +19,7 @@ const (
 	mutateRetire                   // ring entries are retired before their commit's sync
 	mutateJoin                     // heads learn of a join before its commit's sync
 	mutateReserve                  // reserved chunks are handed out before their commit's sync
+	mutateFlushOne                 // of several members only one is flushed
 	mutateNewBlockInParts          // of a new block only the guest's bytes are written
 	mutateSegmentSync              // a member flush leaves out the segments written in unwritten extents
 	mutateUnsynced                 // the open sequence's member flush leaves out the segments that the process before it wrote so

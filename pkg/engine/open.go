@@ -67,57 +67,93 @@ func CreatePool(ctx context.Context, spec PoolSpec, o Options) (*Pool, error) {
 		return nil, err
 	}
 	node, _ := os.Hostname() // a note for readers; an empty one does no harm
-	m, err := member.Create(o.fs, member.Spec{
-		PoolName: spec.Name, PoolID: format.NewUUID(), MemberID: format.NewUUID(), Directory: spec.Directory, Device: spec.Device, Wipe: spec.Wipe,
-		Size: spec.Size, MinSize: MinPoolSize, Node: node, Created: time.Now(), MountDir: o.MountDir,
-	})
+	list, err := createMembers(spec, node, o)
 	if err != nil {
-		return nil, fmt.Errorf("create pool %q: %w", spec.Name, memberError(err))
+		return nil, fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
-	p, err := openOn(m, o, true)
+	p, err := openNew(list, spec.Allocation, o)
 	if err != nil {
-		return nil, fmt.Errorf("create pool %q: %w", spec.Name, errors.Join(err, m.Destroy()))
+		for _, m := range list {
+			err = errors.Join(err, m.Destroy())
+		}
+		return nil, fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
 	return p, nil
+}
+
+// openNew opens a pool on members that were just made for it.
+func openNew(list []opened, allocation string, o Options) (*Pool, error) {
+	rec := format.Pool{NextID: 1, NextGen: 1, NextFamily: 1, Clean: true, Filled: allocation == AllocationFilled}
+	recs := map[uint32]format.Member{}
+	for i, m := range list {
+		sb := m.Superblock()
+		recs[uint32(i)] = format.Member{ID: sb.MemberID, State: format.MemberInUse, Size: uint64(sb.Size), Path: m.path}
+	}
+	return openOn(list, nil, o, &fresh{rec, recs})
+}
+
+// fresh is what a pool that has no metadata yet begins with.
+type fresh struct {
+	rec     format.Pool
+	members map[uint32]format.Member
 }
 
 func checkPoolSpec(spec PoolSpec) error {
 	if err := checkName("pool", spec.Name); err != nil {
 		return err
 	}
-	if (spec.Directory == "") == (spec.Device == "") {
-		return fmt.Errorf("%w: a pool is made in a directory or on a device: give one of them", ErrInvalid)
+	switch spec.Allocation {
+	case "", AllocationStriped, AllocationFilled:
+	default:
+		return fmt.Errorf("%w: allocation %q: want %s or %s", ErrInvalid, spec.Allocation, AllocationStriped, AllocationFilled)
 	}
-	if spec.Size != 0 && (spec.Size < MinPoolSize || spec.Size%SizeUnit != 0) {
-		return fmt.Errorf("%w: pool size of %d bytes: want a multiple of 1 MiB, at least %d MiB, or 0 for 90 %% of what is free", ErrInvalid, spec.Size,
-			MinPoolSize>>20)
+	if n := 1 + len(spec.More); n > MaxMembers {
+		return fmt.Errorf("%w: a pool of %d members: at most %d", ErrInvalid, n, MaxMembers)
+	}
+	for _, m := range spec.members() {
+		if err := m.check(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// OpenPool opens the pool whose first member is in the folder, or on the block device.
+func (s MemberSpec) check() error {
+	if (s.Directory == "") == (s.Device == "") {
+		return fmt.Errorf("%w: a member is made in a directory or on a device: give one of them", ErrInvalid)
+	}
+	if s.Size != 0 && (s.Size < MinPoolSize || s.Size%SizeUnit != 0) {
+		return fmt.Errorf("%w: size of %d bytes: want a multiple of 1 MiB, at least %d MiB, or 0 for 90 %% of what is free", ErrInvalid, s.Size, MinPoolSize>>20)
+	}
+	return nil
+}
+
+// OpenPool opens the pool that has a member in the folder, or on the block device. Its other members are looked for in Options.Members, and then where they
+// were last seen; whichever their paths, their superblocks say who they are. Those not found are missing, and the pool serves what is whole without them.
 func OpenPool(ctx context.Context, path string, o Options) (*Pool, error) {
 	o = o.withDefaults()
-	m, err := member.Open(o.fs, path, member.Options{MountDir: o.MountDir, ReadOnly: o.ReadOnly, LockTimeout: o.lockWait()})
+	list, why, err := openMembers(append([]string{path}, o.Members...), o)
 	if err != nil {
-		return nil, fmt.Errorf("open pool: %w", memberError(err))
+		return nil, fmt.Errorf("open pool: %w", err)
 	}
-	p, err := openOn(m, o, false)
+	name := list[0].Superblock().PoolName
+	p, err := openOn(list, why, o, nil)
 	if err != nil {
-		return nil, fmt.Errorf("open pool %q: %w", m.Superblock().PoolName, errors.Join(err, m.Close()))
+		return nil, fmt.Errorf("open pool %q: %w", name, err)
 	}
 	return p, nil
 }
 
-// openOn does DESIGN's open sequence on a locked member: open Pebble; check the ring; epoch + 1, synced; flush members; commit the ring, synced; queue
-// unnamed layers; serve. The member's locks are held, so no I/O of an earlier process is under way. Nothing is allocated before the ring's runs are
-// committed, which is how the blocks they name are never handed out.
-func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
-	p := &Pool{options: o, fs: o.fs, member: m, data: m, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), preparing: newPreparer(), summing: newSumming()}
-	if o.Observer != nil {
-		p.figures = o.Observer.Figures(p.name())
-	}
+// openOn does DESIGN's open sequence on locked members: open Pebble; find and lock the other members; check the ring; epoch + 1, synced; flush members;
+// commit the ring, synced; queue unnamed layers; serve. All members' locks are held before the ring is read, so no I/O of an earlier process is under way.
+// Nothing is allocated before the ring's runs are committed, which is how the blocks they name are never handed out. On an error the members are closed,
+// unless they are fresh.
+func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Pool, err error) {
+	p := &Pool{options: o, fs: o.fs, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), drainKick: make(chan struct{}, 1), preparing: newPreparer(), members: &members{}, summing: newSumming()}
 	var undo []func() error
+	if fresh == nil {
+		undo = append(undo, func() error { return closeMembers(list) })
+	}
 	defer func() {
 		if errors.Is(err, errDead) && p.failed.Load() != nil {
 			err = p.failure() // which says why
@@ -128,7 +164,15 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 			}
 		}
 	}()
-	db, dead, err := p.openPebble(fresh)
+	meta, err := findMetadata(list)
+	if err != nil {
+		return nil, err
+	}
+	p.identity = meta.Superblock()
+	if o.Observer != nil {
+		p.figures = o.Observer.Figures(p.name())
+	}
+	db, dead, err := p.openPebble(meta.Member, fresh != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -139,14 +183,17 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.catalogue, err = loadCatalogue(db); err != nil {
-		return nil, err
-	}
 	if err := p.loadSummed(db); err != nil {
 		return nil, err
 	}
 	segments, err := readSegments(db)
 	if err != nil {
+		return nil, err
+	}
+	if list, err = p.meetMembers(db, list, why, segments, fresh); err != nil {
+		return nil, err
+	}
+	if p.catalogue, err = loadCatalogue(db); err != nil {
 		return nil, err
 	}
 	if p.pages, err = newPages(db, o.MapCache); err != nil {
@@ -159,36 +206,35 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 	closeDB = p.store.close
 	if o.ReadOnly {
 		p.readOnly = fmt.Errorf("pool %q: %w", p.name(), errReadOnly)
-		p.alloc, err = alloc.New(storeView{db}, segments, 0)
+		p.alloc, err = p.newAllocator(db, segments, 0)
 		return p, err
 	}
-	if err := markWritten(m, segments); err != nil {
+	if err := p.members.table.Load().tell(segments, !p.breaks(mutateUnsynced)); err != nil {
 		return nil, err
-	}
-	if !p.breaks(mutateUnsynced) {
-		if err := markUnsynced(m, segments); err != nil {
-			return nil, err
-		}
 	}
 	entries, err := p.openRing(rec)
 	if err != nil {
 		return nil, err
 	}
 	undo = append(undo, p.ring.Close)
+	if entries, err = p.withoutMissing(entries); err != nil {
+		return nil, err
+	}
 	if err := p.beginEpoch(rec); err != nil {
 		return nil, err
 	}
-	if err := p.replay(entries); err != nil {
+	if err := p.replay(entries, rec.RingSeq); err != nil {
 		return nil, err
 	}
+	p.preparing.many = int64(min(p.ring.Cap()/2, pendingMany))
 	p.preparing.size(p)
 	if segments, err = readSegments(db); err != nil {
 		return nil, err
 	}
-	if err := markWritten(m, segments); err != nil { // what the replay has filled
+	if err := p.members.table.Load().tell(segments, false); err != nil { // what the replay has filled
 		return nil, err
 	}
-	if p.alloc, err = alloc.New(storeView{db}, segments, p.preparing.window); err != nil {
+	if p.alloc, err = p.newAllocator(db, segments, p.preparing.window.Load()); err != nil {
 		return nil, err
 	}
 	p.store.alloc, p.store.filled = p.alloc, p.chunksFilled
@@ -201,7 +247,7 @@ func openOn(m *member.Member, o Options, fresh bool) (_ *Pool, err error) {
 }
 
 // openPebble opens the metadata. Where Pebble cannot go on, metafs keeps its goroutines from returning, so it is opened on one of its own.
-func (p *Pool) openPebble(fresh bool) (*pebble.DB, <-chan struct{}, error) {
+func (p *Pool) openPebble(m *member.Member, fresh bool) (*pebble.DB, <-chan struct{}, error) {
 	dead := make(chan struct{})
 	var once sync.Once
 	p.meta = metafs.New(p.fs, metafs.Config{LogBytes: p.options.logBytes, OnNoSpace: p.releaseBallast, OnFatal: func(err error) {
@@ -215,7 +261,8 @@ func (p *Pool) openPebble(fresh bool) (*pebble.DB, <-chan struct{}, error) {
 		err error
 	}
 	result := make(chan opened, 1)
-	dir := p.member.MetaDir()
+	p.ballastHolder.Store(m)
+	dir := m.MetaDir()
 	go func() {
 		db, err := pebble.Open(dir, o)
 		p.meta.Opened()
@@ -235,9 +282,9 @@ func (p *Pool) openPebble(fresh bool) (*pebble.DB, <-chan struct{}, error) {
 
 var errReadOnly = errors.New("the pool is open for looking only")
 
-func readPoolRecord(db *pebble.DB, fresh bool) (rec format.Pool, err error) {
-	if fresh {
-		return format.Pool{NextID: 1, NextGen: 1, NextFamily: 1, Clean: true}, nil
+func readPoolRecord(db *pebble.DB, fresh *fresh) (rec format.Pool, err error) {
+	if fresh != nil {
+		return fresh.rec, nil
 	}
 	v, closer, err := db.Get(format.PoolKey())
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -251,10 +298,10 @@ func readPoolRecord(db *pebble.DB, fresh bool) (rec format.Pool, err error) {
 }
 
 // readSegments reads what is known of the segments.
-func readSegments(db pebble.Reader) (segments []alloc.Segment, err error) {
-	at := func(n uint32) *alloc.Segment {
+func readSegments(db pebble.Reader) (segments []poolSegment, err error) {
+	at := func(n uint32) *poolSegment {
 		for uint32(len(segments)) <= n {
-			segments = append(segments, alloc.Segment{})
+			segments = append(segments, poolSegment{})
 		}
 		return &segments[n]
 	}
@@ -266,6 +313,7 @@ func readSegments(db pebble.Reader) (segments []alloc.Segment, err error) {
 			return errors.Join(err, rerr, fmt.Errorf("%w: record of segment %d", ErrCorrupt, seg))
 		}
 		at(seg).Has[alloc.Written], at(seg).Has[alloc.Reserved] = rec.Written, rec.Reserved
+		at(seg).member, at(seg).known = rec.Member, true
 		return nil
 	})
 	lower, upper = format.Kind(format.SegmentUseKey(0))
@@ -289,36 +337,6 @@ func readSegments(db pebble.Reader) (segments []alloc.Segment, err error) {
 	return segments, nil
 }
 
-// markWritten tells the member which blocks a flush of the device is enough for.
-func markWritten(m *member.Member, segments []alloc.Segment) error {
-	for i, s := range segments {
-		for k := range alloc.SegmentChunks {
-			if !s.Has[alloc.Written].Has(k) {
-				continue
-			}
-			if err := m.MarkWritten(uint32(i), uint32(k*alloc.ChunkBlocks), uint32((k+1)*alloc.ChunkBlocks)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// markUnsynced makes the member's first flush sync every segment that has reserved chunks. Promise "no batch holds a run whose data was not covered by a
-// member flush": the process before this one may have died with writes to such chunks in the ring that no sync of their file has covered, and this
-// member knows nothing of them. Its first flush comes before the ring is committed.
-func markUnsynced(m *member.Member, segments []alloc.Segment) error {
-	for i, s := range segments {
-		if s.Has[alloc.Reserved] == (alloc.Chunks{}) {
-			continue
-		}
-		if err := m.MarkUnsynced(uint32(i)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func bootID() (id [16]byte, err error) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -338,7 +356,7 @@ func (p *Pool) openRing(rec format.Pool) ([]ring.Entry, error) {
 		return nil, err
 	}
 	c := ring.Config{
-		Dir: p.options.RingDir, PoolID: p.member.Superblock().PoolID, BootID: boot, Bytes: p.options.ringBytes, AnyFileSystem: p.options.anyRingFS,
+		Dir: p.options.RingDir, PoolID: p.identity.PoolID, BootID: boot, Bytes: p.options.ringBytes, AnyFileSystem: p.options.anyRingFS,
 		Wrote: p.options.wroteRing,
 	}
 	r, err := ring.Open(c, rec.OpenEpoch)
@@ -397,13 +415,17 @@ func (p *Pool) beginEpoch(rec format.Pool) error {
 	}
 	return p.store.commitOne(func(b *batch) {
 		b.s.pool.OpenEpoch, b.s.pool.BootID, b.s.pool.Clean = epoch, boot, false
+		for _, m := range p.members.table.Load().list { // where they are now
+			b.put(format.MemberKey(m.index), m.rec.Encode())
+		}
 	}, nil)
 }
 
 // replay commits what the ring holds beyond the last commit. Promise "a dead process is not a power cut": the members are flushed first, for the data
 // those entries name may be in the device's cache still.
-func (p *Pool) replay(entries []ring.Entry) error {
-	if len(entries) == 0 {
+func (p *Pool) replay(entries []ring.Entry, applied uint64) error {
+	seq := p.pages.seq.Load() // of the last entry, one that is left out included
+	if seq == applied {
 		return nil
 	}
 	if err := p.flushMember(mutateReplayFlush); err != nil {
@@ -438,7 +460,6 @@ func (p *Pool) replay(entries []ring.Entry) error {
 	}
 	lines := map[*layer]*lineage{}
 	at := 0
-	seq := entries[len(entries)-1].Sequence
 	err := p.store.commit(func(b *batch) (bool, error) {
 		for ; at < len(order); at++ {
 			if b.full() {

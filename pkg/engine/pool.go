@@ -10,6 +10,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/epoch"
+	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 	"github.com/rowan-csi/rowan/pkg/engine/member"
 	"github.com/rowan-csi/rowan/pkg/engine/metafs"
@@ -25,7 +26,7 @@ type Pool struct {
 	options Options
 	figures *Figures // nil: nobody counts
 	fs      fsys.FS
-	member  *member.Member
+	members *members
 	meta    *metafs.FS
 	data    dataDevice
 	store   *store
@@ -41,6 +42,8 @@ type Pool struct {
 	maps    openMaps
 	tidying sync.Mutex // one volume at a time; before all other locks but ops
 
+	changing sync.Mutex // held by who adds, finds, drains or removes a member; before ops
+
 	// ops is held by one operation on the catalogue at a time. They take milliseconds, and what they may assume is simple for it.
 	ops       sync.Mutex
 	catalogue *catalogue
@@ -53,11 +56,15 @@ type Pool struct {
 	nextMap   atomic.Uint64
 	failed    atomic.Pointer[error]
 	stop      chan struct{}
+	drainKick chan struct{}
 	jobKick   chan struct{}
 	jobsHeld  atomic.Bool // by a test: queued passes stay queued
 	wg        sync.WaitGroup
 	closed    atomic.Bool
 	readOnly  error // why, when opened so
+
+	ballastHolder atomic.Pointer[member.Member] // the member with the metadata, while its store is open
+	identity      format.Superblock             // of the member that had the metadata when it was opened: the pool's id and name do not change
 }
 
 // dataDevice is where blocks live.
@@ -76,7 +83,7 @@ func (p *Pool) event(message string, keysAndValues ...any) {
 	}
 }
 
-func (p *Pool) name() string { return p.member.Superblock().PoolName }
+func (p *Pool) name() string { return p.identity.PoolName }
 
 // failure returns why the pool takes no writes, or nil.
 func (p *Pool) failure() error {
@@ -112,10 +119,17 @@ func (p *Pool) fail(cause error) {
 
 // Info tells how the pool is.
 func (p *Pool) Info() PoolInfo {
-	sb := p.member.Superblock()
+	meta := p.metaMember()
 	info := PoolInfo{
-		Name: sb.PoolName, ID: sb.PoolID.String(), Member: p.member.Dir(), Device: sb.Device, State: "Ready", Size: sb.Size,
-		MetadataBytes: int64(p.store.db.Metrics().DiskSpaceUsage()),
+		Name: p.name(), ID: p.identity.PoolID.String(), Member: meta.Dir(), Device: meta.Superblock().Device, State: "Ready",
+		Size: p.members.table.Load().size(), MetadataBytes: int64(p.store.db.Metrics().DiskSpaceUsage()),
+		Members: p.memberInfos(), Allocation: AllocationStriped,
+	}
+	if p.store.filledPolicy {
+		info.Allocation = AllocationFilled
+	}
+	if err := p.degraded(); err != nil {
+		info.State, info.Reason = "Degraded", err.Error()
 	}
 	if err := p.failure(); err != nil {
 		info.State, info.Reason = "Failed", err.Error()
@@ -135,7 +149,7 @@ func (p *Pool) Info() PoolInfo {
 			info.Thick += int64(v.rec.Size)
 		}
 	}
-	info.Free = max(sb.Size-info.Used, 0)
+	info.Free = max(info.Size-info.Used, 0)
 	left := p.spaceLeft()
 	info.Reserved = p.alloc.Promised() * BlockSize
 	info.Available, info.Level, info.WarnAt, info.RefuseAt = left.bytes, left.level(0), p.options.WarnAt, p.options.RefuseAt
@@ -181,7 +195,7 @@ func (p *Pool) Close(ctx context.Context) error {
 			errs = errors.Join(errs, p.ring.Close())
 		}
 	}
-	return errors.Join(errs, p.member.Close())
+	return errors.Join(errs, p.members.close())
 }
 
 // closeStore closes Pebble and what lies under it.
@@ -208,6 +222,7 @@ func (p *Pool) start() {
 	p.wg.Go(p.runJobs)
 	p.wg.Go(p.prepare)
 	p.wg.Go(p.runTidy)
+	p.wg.Go(p.runDrains)
 	if p.options.ChecksumRate > 0 {
 		p.wg.Go(p.makeSums)
 	}
@@ -215,6 +230,7 @@ func (p *Pool) start() {
 		p.wg.Go(p.scrubTimer)
 	}
 	p.kickJobs()
+	p.kickDrain()
 	p.preparing.kick()
 }
 

@@ -33,16 +33,18 @@ const (
 type preparer struct {
 	kicked      chan struct{}
 	manyPending chan struct{}
-	window      int64                 // blocks to keep written ahead
-	spare       int64                 // blocks to keep reserved
-	step        int                   // chunks to reserve at once
+	window      atomic.Int64          // blocks to keep written ahead
+	spare       atomic.Int64          // blocks to keep reserved
+	step        atomic.Int64          // chunks to reserve at once
 	many        int64                 // pending runs that start a round
 	wanted      atomic.Bool           // somebody took a written block, and the window is half empty
-	lowest      atomic.Uint32         // segments below this one have no chunk without space
 	stuck       atomic.Pointer[stuck] // why there is no more space to prepare, though the pool's size allows it
 	tried       broadcast             // told when an attempt to prepare space has ended
 
-	space sync.Mutex // held while chunks are reserved or punched: by the preparer, or by who sets space aside for a volume
+	// turn is held for each step of the preparer's, and by who takes a member out from under it; before Pool.ops.
+	turn sync.Mutex
+	// space is held while chunks are reserved or punched: by the preparer, or by who sets space aside for a volume. After turn and Pool.ops.
+	space sync.Mutex
 
 	mu   sync.Mutex
 	done chan struct{} // closed when a job ends
@@ -58,15 +60,14 @@ func newPreparer() preparer {
 	return preparer{kicked: make(chan struct{}, 1), manyPending: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
-// size fits the preparer to its pool.
+// size fits the preparer to its pool, and again when that has grown.
 func (r *preparer) size(p *Pool) {
 	chunks := p.chunkLimit()
-	r.many = int64(min(p.ring.Cap()/2, pendingMany))
-	r.window = min(max(chunks*alloc.ChunkBlocks/8, aheadMin), aheadMax)
-	r.spare = min(max(chunks*alloc.ChunkBlocks/16, spareMin), spareMax)
+	r.window.Store(min(max(chunks*alloc.ChunkBlocks/8, aheadMin), aheadMax))
+	r.spare.Store(min(max(chunks*alloc.ChunkBlocks/16, spareMin), spareMax))
 	// ext4 lets no write to a file begin while space is reserved in it, and waits for those under way. So a large pool reserves whole segments, before
 	// anything is written to them.
-	r.step = int(min(max(chunks/8, aheadStep), alloc.SegmentChunks))
+	r.step.Store(min(max(chunks/8, aheadStep), alloc.SegmentChunks))
 }
 
 func (r *preparer) kick() {
@@ -91,11 +92,11 @@ func (r *preparer) jobEnded() {
 
 // wake is called after every allocation. One that did not ask for written blocks does not have any written: the zeroes would stand in its way.
 func (r *preparer) wake(p *Pool, prefer alloc.Kind) {
-	if prefer == alloc.Written && p.alloc.Ready(alloc.Written) < r.window/2 {
+	if prefer == alloc.Written && p.alloc.Ready(alloc.Written) < r.window.Load()/2 {
 		r.wanted.Store(true)
 		r.kick()
 	}
-	if p.alloc.Ready(alloc.Reserved) < r.spare {
+	if p.alloc.Ready(alloc.Reserved) < r.spare.Load() {
 		r.kick()
 	}
 	if p.pages.pending.Load() > r.many || p.pages.replacing.Load() > replacingMany {
@@ -127,7 +128,7 @@ func (p *Pool) prepare() {
 		case <-r.kicked:
 			wanted := r.wanted.Swap(false)
 			p.fill(false, func() bool {
-				return wanted && p.alloc.Ready(alloc.Written) < r.window/2 && p.alloc.Ready(alloc.Reserved) >= r.spare
+				return wanted && p.alloc.Ready(alloc.Written) < r.window.Load()/2 && p.alloc.Ready(alloc.Reserved) >= r.spare.Load()
 			})
 		case <-tick.C:
 			idle := func() bool { return p.alloc.Handed() == last }
@@ -137,7 +138,7 @@ func (p *Pool) prepare() {
 			if still >= giveBackTicks {
 				p.alloc.LeaveReserved()
 			}
-			p.fill(false, func() bool { return idle() && p.alloc.Ready(alloc.Written) < r.window })
+			p.fill(false, func() bool { return idle() && p.alloc.Ready(alloc.Written) < r.window.Load() })
 			p.fill(true, idle)
 			if n%giveBackTicks == 0 {
 				p.giveBack(idle)
@@ -153,11 +154,8 @@ func (p *Pool) prepare() {
 func (p *Pool) fill(partial bool, want func() bool) {
 	defer p.preparing.tried.tell()
 	for p.failure() == nil && !p.stopping() {
-		more, began := false, time.Now()
-		err := p.reserveSpare()
-		if err == nil && want() {
-			more, err = p.writeZeroes(partial)
-		}
+		began := time.Now()
+		more, err := p.prepareOnce(partial, want)
 		if errors.Is(err, member.ErrFlush) { // the sync covered writes, too
 			p.fail(err)
 			return
@@ -173,6 +171,16 @@ func (p *Pool) fill(partial bool, want func() bool) {
 			return
 		}
 	}
+}
+
+// prepareOnce is one step of fill.
+func (p *Pool) prepareOnce(partial bool, want func() bool) (more bool, err error) {
+	p.preparing.turn.Lock()
+	defer p.preparing.turn.Unlock()
+	if err = p.reserveSpare(); err == nil && want() {
+		more, err = p.writeZeroes(partial)
+	}
+	return more, err
 }
 
 func (p *Pool) stopping() bool {

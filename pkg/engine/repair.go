@@ -34,7 +34,7 @@ func repair(ctx context.Context, db *pebble.DB) (changes int, err error) {
 		return 0, fmt.Errorf("nothing was changed, the catalogue cannot be derived: %w", err)
 	}
 	f := &repairer{k: k, db: db, b: db.NewBatch()}
-	if f.pool, err = readPoolRecord(db, false); err != nil {
+	if f.pool, err = readPoolRecord(db, nil); err != nil {
 		return 0, fmt.Errorf("nothing was changed, the pool's record cannot be derived: %w", err)
 	}
 	k.checkTree() // for what is joining

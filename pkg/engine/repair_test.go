@@ -208,7 +208,7 @@ func TestForgottenLayerIsQueued(t *testing.T) {
 		must(t, db.Delete(format.SnapshotKey(s.id), pebble.Sync))
 		snap := db.NewSnapshot()
 		defer snap.Close()
-		r, err := checkMetadata(t.Context(), snap, p.chunkLimit(), func(uint64) bool { return false })
+		r, err := checkMetadata(t.Context(), snap, func(uint64) bool { return false })
 		if err != nil || !strings.Contains(strings.Join(r.Problems, "\n"), "is not queued for freeing") {
 			t.Fatalf("%q, %v", r.Problems, err)
 		}

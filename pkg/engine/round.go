@@ -175,7 +175,7 @@ func (p *Pool) flushMember(rule mutation) error {
 	if f := p.figures; f != nil {
 		defer f.MemberFlush.since(time.Now())
 	}
-	return p.member.Flush()
+	return p.flushMembers()
 }
 
 // release gives held blocks back when nobody can still touch them. Their removal is durable.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
@@ -312,8 +313,12 @@ func (s *scrubber) found(g scrubGen, page uint32, b badBlocks) error {
 
 // where tells where a pool block lies.
 func (p *Pool) where(place uint64) (member, file string, off int64) {
-	file, off = p.member.Where(place)
-	return p.member.Dir(), file, off
+	m := p.members.table.Load().at(place / alloc.SegmentBlocks)
+	if m == nil || m.dev == nil {
+		return "", "", 0
+	}
+	file, off = m.dev.Where(place)
+	return m.dev.Dir(), file, off
 }
 
 // shownBy finds the snapshots and volumes that show some of a generation's blocks: those that have it in their ancestry and nothing newer there.

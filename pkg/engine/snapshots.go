@@ -168,9 +168,13 @@ func (p *Pool) OpenSnapshot(ctx context.Context, name string) (*SnapshotReader, 
 		return nil, err
 	}
 	l := p.catalogue.layers[s.rec.Layer]
+	line := p.catalogue.lineageOf(l)
+	if err := p.whole(ctx, line); err != nil {
+		return nil, fmt.Errorf("snapshot %q is not whole: %w", name, err)
+	}
 	r := &SnapshotReader{pool: p, layer: l, name: name, size: int64(s.rec.Size)}
 	r.mapping.id = p.nextMap.Add(1)
-	r.mapping.lineage.Store(p.catalogue.lineageOf(l))
+	r.mapping.lineage.Store(line)
 	p.maps.add(&r.mapping)
 	l.readers++
 	return r, nil

@@ -50,7 +50,7 @@ func memoryPool(t *testing.T) (*testPool, *fsys.Mem, *fsys.Recorder) {
 func (tp *testPool) quiet() {
 	tp.t.Helper()
 	until(tp.t, "the windows are full", func() bool {
-		return tp.alloc.Ready(alloc.Written) >= tp.preparing.window && tp.alloc.Ready(alloc.Reserved) >= tp.preparing.spare
+		return tp.alloc.Ready(alloc.Written) >= tp.preparing.window.Load() && tp.alloc.Ready(alloc.Reserved) >= tp.preparing.spare.Load()
 	})
 }
 

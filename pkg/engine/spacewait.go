@@ -79,7 +79,7 @@ func (w *spaceWait) wait(p *Pool, volume uint64) error {
 func (w *spaceWait) until(p *Pool, volume uint64, freed <-chan struct{}) (until time.Time, coming bool) {
 	patience := cmp.Or(p.options.SpaceWait, DefaultSpaceWait)
 	until = w.began.Add(patience)
-	if _, _, _, more := p.nextUnreserved(1); more {
+	if p.mayReserve() {
 		tried := p.preparing.stuck.Load()
 		coming = tried == nil || tried.began.Before(w.began)
 	}
@@ -119,11 +119,11 @@ func (f *fullTime) since(freed <-chan struct{}) time.Time {
 
 // noSpace is what a write gets in the end.
 func (p *Pool) noSpace() error {
-	if _, _, _, more := p.nextUnreserved(1); more {
+	if p.mayReserve() {
 		if tried := p.preparing.stuck.Load(); tried != nil && !errors.Is(tried.err, member.ErrNoSpace) {
 			return fmt.Errorf("%w: no space for new blocks can be prepared in pool %q: %w", ErrNoSpace, p.name(), tried.err)
 		}
-		return fmt.Errorf("%w: the file system under pool %q is full: free space in %s", ErrNoSpace, p.name(), p.member.Dir())
+		return fmt.Errorf("%w: the file system under pool %q is full: free space in %s", ErrNoSpace, p.name(), p.members.table.Load().inUseDirs())
 	}
 	if n := p.alloc.Promised(); n > 0 {
 		return fmt.Errorf("%w: pool %q is full (%d MiB are set aside for thick volumes); delete snapshots or volumes, or grow it", ErrNoSpace, p.name(),

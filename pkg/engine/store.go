@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,9 +40,13 @@ type store struct {
 	changing sync.Mutex               // held from composing a batch to its having been applied; guards watch
 	watch    map[familyPage]struct{}  // pages whose runs a batch has changed since somebody asked; nil: nobody has
 	bitmaps  map[uint32]*alloc.Bitmap // as last applied; some of those lately used
-	segUsed  []int
 	segments []format.Segment
 	touched  touchedIndex
+
+	useMu   sync.Mutex // guards segUsed, which the committer changes and others read
+	segUsed []int
+
+	filledPolicy bool // never changes
 
 	nextID, nextGen atomic.Uint64
 	nextFamily      atomic.Uint32
@@ -76,15 +81,15 @@ type unsynced struct {
 // errDead: the metadata store is beyond use. The pool has failed, and its failure says why.
 var errDead = errors.New("the metadata store has failed")
 
-func newStore(db *pebble.DB, rec format.Pool, segments []alloc.Segment, fail func(error), dead <-chan struct{}) *store {
+func newStore(db *pebble.DB, rec format.Pool, segments []poolSegment, fail func(error), dead <-chan struct{}) *store {
 	s := &store{
 		db: db, fail: fail, dead: dead, pool: rec,
 		jobs: make(chan *job), syncs: make(chan *unsynced, 64),
-		bitmaps: map[uint32]*alloc.Bitmap{}, touched: touchedIndex{},
+		bitmaps: map[uint32]*alloc.Bitmap{}, touched: touchedIndex{}, filledPolicy: rec.Filled,
 	}
 	for _, seg := range segments {
 		s.segUsed = append(s.segUsed, seg.Used)
-		s.segments = append(s.segments, format.Segment{Written: seg.Has[alloc.Written], Reserved: seg.Has[alloc.Reserved]})
+		s.segments = append(s.segments, format.Segment{Written: seg.Has[alloc.Written], Reserved: seg.Has[alloc.Reserved], Member: seg.member})
 	}
 	s.nextID.Store(rec.NextID)
 	s.nextGen.Store(rec.NextGen)
@@ -392,10 +397,19 @@ func (b *batch) setBits(place uint64, n int, used bool) error {
 }
 
 func (s *store) addUsed(seg uint32, n int) {
+	s.useMu.Lock()
+	defer s.useMu.Unlock()
 	for len(s.segUsed) <= int(seg) {
 		s.segUsed = append(s.segUsed, 0)
 	}
 	s.segUsed[seg] += n
+}
+
+// usedBySegment is how many blocks of each segment are in use.
+func (s *store) usedBySegment() []int {
+	s.useMu.Lock()
+	defer s.useMu.Unlock()
+	return slices.Clone(s.segUsed)
 }
 
 // bitmap returns the committer's copy of a chunk's bitmap.

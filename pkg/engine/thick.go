@@ -66,7 +66,7 @@ func (p *Pool) promise(volume uint64, n int64) error {
 			return fmt.Errorf("%w: %d MiB are to be set aside in pool %q, which has %v: delete snapshots or volumes, grow it, or make the volume thin",
 				ErrNoSpace, (n*BlockSize+1<<20-1)>>20, p.name(), left)
 		}
-		more, err := p.reserve()
+		more, err := p.reserveMore()
 		if errors.Is(err, member.ErrFlush) {
 			p.fail(err)
 			return p.failure()
@@ -76,6 +76,25 @@ func (p *Pool) promise(volume uint64, n int64) error {
 		}
 		if err != nil {
 			return fmt.Errorf("%w: set %d blocks aside in pool %q: %w", ErrNoSpace, n, p.name(), err)
+		}
+	}
+}
+
+// backPromises gives the promises there are the space that they lack since a member's blocks are not handed out any more.
+func (p *Pool) backPromises() error {
+	for {
+		lack := -p.alloc.Unpromised()
+		if lack <= 0 {
+			return nil
+		}
+		more, err := p.reserveMore()
+		if errors.Is(err, member.ErrFlush) {
+			p.fail(err)
+			return p.failure()
+		}
+		if err != nil || !more {
+			return errors.Join(fmt.Errorf("%w: thick volumes need %d MiB more on the other members; add a member, or grow one", ErrNoSpace,
+				(lack*BlockSize+1<<20-1)>>20), err)
 		}
 	}
 }

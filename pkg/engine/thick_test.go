@@ -194,3 +194,47 @@ func TestThickVolumesAreAdmitted(t *testing.T) {
 		t.Fatalf("%+v", info)
 	}
 }
+
+// What thick volumes were promised on a member that is drained they have on the others, or it is not drained.
+func TestThickVolumeOnDrainedMember(t *testing.T) {
+	o := testOptions(t)
+	o.SpaceWait, o.RefuseAt = 200*time.Millisecond, 2
+	p := newPoolOf(t, o, 2, "")
+	p.quiet()
+	data := bytes.Repeat([]byte{1}, 1<<20)
+	write := func(v *Volume, size int64) {
+		t.Helper()
+		for off := int64(0); off < size; off += int64(len(data)) {
+			_, err := v.WriteAt(data, off)
+			must(t, err)
+		}
+	}
+	large := p.thick("large", MinPoolSize+32<<20, RedirectOnWrite)
+	write(large, 16<<20)
+	if _, err := p.DrainMember(t.Context(), "1", false); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("the other has no room for what is promised: %v", err)
+	}
+	p.promises()
+	write(large, MinPoolSize+32<<20)
+	must(t, large.Close(t.Context()))
+	must(t, p.DeleteVolume(t.Context(), "large"))
+	p.jobsDone()
+	until(t, "the blocks are free", func() bool { return p.Info().Used == 0 })
+
+	v := p.thick("thick", 128<<20, RedirectOnWrite)
+	write(v, 32<<20)
+	must(t, v.Flush())
+	_, err := p.DrainMember(t.Context(), "1", false)
+	must(t, err)
+	if n := p.alloc.Unpromised(); n < 0 {
+		t.Fatalf("%d promised blocks have no space", -n)
+	}
+	thin := p.volume("thin", 1<<30)
+	p.drained(1)
+	p.fillTo(thin, 0, 0)
+	if _, err := thin.WriteAt(data, 1<<29); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("a thin volume takes what is a thick one's: %v", err)
+	}
+	write(v, v.Size())
+	p.promises()
+}

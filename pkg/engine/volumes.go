@@ -331,9 +331,13 @@ func (p *Pool) OpenVolume(ctx context.Context, name string) (*Volume, error) {
 	if v.open != nil {
 		return nil, fmt.Errorf("volume %q: %w: it is open already", name, ErrInUse)
 	}
+	line := p.catalogue.lineageOf(p.catalogue.layers[v.rec.Layer])
+	if err := p.whole(ctx, line); err != nil {
+		return nil, fmt.Errorf("volume %q is not whole: %w", name, err)
+	}
 	open := &Volume{pool: p, entry: v, name: name}
 	open.mapping.id = p.nextMap.Add(1)
-	open.mapping.lineage.Store(p.catalogue.lineageOf(p.catalogue.layers[v.rec.Layer]))
+	open.mapping.lineage.Store(line)
 	open.size.Store(int64(v.rec.Size))
 	open.mode.Store(uint32(v.rec.Mode))
 	open.first = v.rec.FirstGen

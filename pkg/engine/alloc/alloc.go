@@ -10,10 +10,13 @@
 // kind rather than none. Life of a chunk: nothing; Add as Reserved; Written once all its blocks are (MarkWritten), or once zeroes were written where
 // nothing is (Take, then PutBack as Written); and TakeBack, after which it is nothing again.
 //
+// Segments lie in lanes, one for each member. Volumes are striped over the open lanes, chunk by chunk, or fill one after the other. Of a closed lane
+// nothing is handed out, taken or counted as free; what becomes free there stays known.
+//
 // Life of a block: Alloc; then Undo (its run was never published), or Committed (its run is in a batch that was applied). Later Hold (before the batch
 // that removes its run is applied); then Release (that batch's sync has returned and every pin older than that has ended).
 //
-// Memory: 112 bytes a segment (1 GiB), 200 bytes a chunk in use, 512 bytes for each of the segments last searched.
+// Memory: 120 bytes a segment (1 GiB), 200 bytes a chunk in use, 512 bytes for each of the segments last searched.
 package alloc
 
 import (
@@ -67,6 +70,7 @@ type Store interface {
 type Segment struct {
 	Has  [kinds]Chunks // the chunks of each kind; none is of both
 	Used int           // blocks whose bit is set, all in Written or Reserved chunks
+	Lane int
 }
 
 type segment struct {
@@ -74,7 +78,8 @@ type segment struct {
 	free    [kinds]int    // blocks that Alloc could hand out
 	best    [kinds]uint16 // no chunk of the segment and kind has more free blocks than this
 	partial bool          // there may be Reserved chunks that are free in part
-	count   *counts       // nil: not loaded
+	lane    uint16
+	count   *counts // nil: not loaded
 }
 
 type counts struct {
@@ -126,11 +131,14 @@ func Coalesce(list []Extent) []Extent {
 type Allocator struct {
 	store   Store
 	surplus int64               // where more Written blocks than this are free, those who prefer Reserved ones take them
-	ready   [kinds]atomic.Int64 // free, for those who only want an idea of it
+	ready   [kinds]atomic.Int64 // what Ready answers
 	handed  atomic.Uint64       // calls of Alloc that got something
 
 	mu       sync.Mutex
 	segments []segment
+	lanes    []lane
+	filled   bool
+	last     map[extentOf]uint32 // an owner's last chunk in a lane, where there are several
 	chunks   map[uint32]*chunk
 	current  map[claim]*chunk
 	recent   []*counts // segments searched, oldest first
@@ -138,7 +146,6 @@ type Allocator struct {
 	pending  int64
 	held     int64
 	taken    int64 // free blocks of chunks that are taken; not in free
-	spaced   int64 // chunks that have their space
 	promises map[uint64]int64
 	promised int64         // the sum of those above zero
 	freed    chan struct{} // closed when blocks become free
@@ -148,10 +155,10 @@ type Allocator struct {
 func New(store Store, segments []Segment, surplus int64) (*Allocator, error) {
 	a := &Allocator{
 		store: store, surplus: surplus, chunks: map[uint32]*chunk{}, current: map[claim]*chunk{}, freed: make(chan struct{}),
-		promises: map[uint64]int64{},
+		promises: map[uint64]int64{}, lanes: make([]lane, 1), last: map[extentOf]uint32{},
 	}
 	for i, s := range segments {
-		a.grow(uint32(i))
+		a.assign(uint32(i), s.Lane)
 		if err := a.open(uint32(i), s); err != nil {
 			return nil, err
 		}
@@ -164,7 +171,7 @@ func New(store Store, segments []Segment, surplus int64) (*Allocator, error) {
 func (a *Allocator) open(seg uint32, known Segment) error {
 	s := &a.segments[seg]
 	s.has = known.Has
-	a.spaced += int64(known.Has[Written].Count() + known.Has[Reserved].Count())
+	a.lanes[s.lane].spaced += int64(known.Has[Written].Count() + known.Has[Reserved].Count())
 	s.partial = known.Used > 0 && known.Has[Reserved] != Chunks{}
 	if s.partial && known.Has[Written] != (Chunks{}) {
 		if err := a.count(seg); err != nil {
@@ -183,8 +190,8 @@ func (a *Allocator) open(seg uint32, known Segment) error {
 		s.free[Written], s.free[Reserved] = s.has[Written].Count()*ChunkBlocks, s.has[Reserved].Count()*ChunkBlocks
 		s.free[kind] -= known.Used
 	}
-	a.addFree(Written, int64(s.free[Written]))
-	a.addFree(Reserved, int64(s.free[Reserved]))
+	a.addFree(s, Written, int64(s.free[Written]))
+	a.addFree(s, Reserved, int64(s.free[Reserved]))
 	return nil
 }
 
@@ -213,26 +220,22 @@ func (a *Allocator) Free() (free, held, pending int64) {
 	return a.free[Written] + a.free[Reserved], a.held + a.taken, a.pending
 }
 
-// Space is the number of chunks that have their space.
-func (a *Allocator) Space() int64 {
+// SpaceIn is the number of a lane's chunks that have their space.
+func (a *Allocator) SpaceIn(n int) int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.spaced
+	if n >= len(a.lanes) {
+		return 0
+	}
+	return a.lanes[n].spaced
 }
 
-// Ready is about how many blocks of a kind could be handed out now; of Reserved ones, to somebody to whom none are promised.
+// Ready is about how many blocks of a kind could be handed out now; of Reserved ones, to somebody to whom none are promised. Where volumes are striped it
+// is the shortest lane's times the number of lanes, those that are dry left out.
 func (a *Allocator) Ready(kind Kind) int64 { return a.ready[kind].Load() }
 
 // Handed counts the calls of Alloc that got something.
 func (a *Allocator) Handed() uint64 { return a.handed.Load() }
-
-func (a *Allocator) addFree(kind Kind, n int64) {
-	a.free[kind] += n
-	a.ready[kind].Store(a.free[kind])
-	if a.promised > 0 {
-		a.ready[Reserved].Store(a.free[Reserved] - a.promised)
-	}
-}
 
 // Freed returns a channel that is closed when blocks become free after the call.
 func (a *Allocator) Freed() <-chan struct{} {
@@ -301,8 +304,9 @@ func (a *Allocator) alloc(owner uint64, want int, prefer Kind) (_ Extent, err er
 	c.next = from + n
 	c.free -= n
 	c.pending += n
-	a.segments[c.number/SegmentChunks].free[c.kind] -= n
-	a.addFree(c.kind, -int64(n))
+	s := &a.segments[c.number/SegmentChunks]
+	s.free[c.kind] -= n
+	a.addFree(s, c.kind, -int64(n))
 	a.pending += int64(n)
 	a.handed.Add(1)
 	return Extent{uint64(c.number)*ChunkBlocks + uint64(from), n}, nil
@@ -336,9 +340,7 @@ func (a *Allocator) pick(x claim, last *chunk) (*chunk, error) {
 	if a.free[Written]+a.free[Reserved] == 0 {
 		return nil, ErrNone
 	}
-	start := uint32(0)
 	if last != nil {
-		start = last.number
 		a.leave(x, last)
 	}
 	choices := small
@@ -347,8 +349,11 @@ func (a *Allocator) pick(x claim, last *chunk) (*chunk, error) {
 			choices = largeOfSurplus
 		}
 	}
-	for _, how := range choices {
-		n, ok, err := a.search(start, how)
+	var buf [8]turn
+	turns := a.turns(buf[:0], x, last)
+	for i := range len(choices) * len(turns) {
+		how, turn := choices[i/len(turns)], turns[i%len(turns)]
+		n, ok, err := a.search(turn, how)
 		if err != nil {
 			return nil, err
 		}
@@ -362,18 +367,24 @@ func (a *Allocator) pick(x claim, last *chunk) (*chunk, error) {
 		c.next = 0
 		c.owners++
 		a.current[x] = c
+		if len(a.lanes) > 1 {
+			a.last[extentOf{x, turn.lane}] = n
+		}
 		return c, nil
 	}
 	return nil, ErrNone
 }
 
-// search looks for a chunk from start's segment upwards and around.
-func (a *Allocator) search(start uint32, how choice) (uint32, bool, error) {
-	segs := uint32(len(a.segments))
+// search looks for a chunk of a lane from start's segment upwards and around.
+func (a *Allocator) search(turn turn, how choice) (uint32, bool, error) {
+	segs, start := uint32(len(a.segments)), turn.start
+	if a.lanes[turn.lane].free[how.kind] < int64(how.least) {
+		return 0, false, nil
+	}
 	for i := range segs {
 		seg := (start/SegmentChunks + i) % segs
 		s := &a.segments[seg]
-		if s.free[how.kind] < how.least || int(s.best[how.kind]) < how.least {
+		if s.lane != turn.lane || s.free[how.kind] < how.least || int(s.best[how.kind]) < how.least {
 			continue
 		}
 		if err := a.count(seg); err != nil {
@@ -505,8 +516,7 @@ func (a *Allocator) Hold(list []Extent) error {
 	defer a.mu.Unlock()
 	for _, x := range list {
 		err := a.each(x.Place, x.N, func(c *chunk, _, n int) {
-			c.held += n
-			a.held += int64(n)
+			a.holdIn(c, n)
 		})
 		if err != nil {
 			return err
@@ -522,11 +532,16 @@ func (a *Allocator) Abandon(list []Extent) {
 	for _, x := range list {
 		a.mustEach(x.Place, x.N, func(c *chunk, _, n int) {
 			c.pending -= n
-			c.held += n
 			a.pending -= int64(n)
-			a.held += int64(n)
+			a.holdIn(c, n)
 		})
 	}
+}
+
+func (a *Allocator) holdIn(c *chunk, n int) {
+	c.held += n
+	a.held += int64(n)
+	a.lanes[a.segments[c.number/SegmentChunks].lane].coming += int64(n)
 }
 
 // Release makes held blocks free.
@@ -535,8 +550,7 @@ func (a *Allocator) Release(list []Extent) {
 	defer a.mu.Unlock()
 	for _, x := range list {
 		a.mustEach(x.Place, x.N, func(c *chunk, from, n int) {
-			c.held -= n
-			a.held -= int64(n)
+			a.holdIn(c, -n)
 			a.giveBack(c, from, n)
 		})
 	}
@@ -550,7 +564,7 @@ func (a *Allocator) giveBack(c *chunk, from, n int) {
 	s := &a.segments[c.number/SegmentChunks]
 	s.free[c.kind] += n
 	s.best[c.kind] = max(s.best[c.kind], uint16(c.free))
-	a.addFree(c.kind, int64(n))
+	a.addFree(s, c.kind, int64(n))
 }
 
 func (a *Allocator) mustEach(place uint64, n int, f func(c *chunk, from, n int)) {
@@ -572,6 +586,9 @@ func (a *Allocator) Forget(owner uint64) {
 	for _, x := range [...]claim{{owner, Written}, {owner, Reserved}} {
 		if c := a.current[x]; c != nil {
 			a.leave(x, c)
+		}
+		for l := range a.lanes {
+			delete(a.last, extentOf{x, uint16(l)})
 		}
 	}
 }

@@ -128,7 +128,7 @@ func TestNeverTwice(t *testing.T) {
 				held = append(held, e)
 			case op == 7 && len(taken) == 0:
 				var err error
-				if taken, err = a.Take(rapid.IntRange(1, 2).Draw(t, "most"), rapid.Bool().Draw(t, "partial")); err != nil {
+				if taken, err = a.Take(0, rapid.IntRange(1, 2).Draw(t, "most"), rapid.Bool().Draw(t, "partial")); err != nil {
 					t.Fatal(err)
 				}
 			case op == 8 && len(taken) > 0:
@@ -292,7 +292,7 @@ func TestOpenCountsByKind(t *testing.T) {
 	if w, r := a.Ready(Written), a.Ready(Reserved); w != 3*ChunkBlocks-107 || r != 2*ChunkBlocks-35 {
 		t.Fatalf("%d and %d are free", w, r)
 	}
-	if list, err := a.Take(5, true); err != nil || len(list) != 1 || list[0].Chunk != 1 || list[0].Free[0] != (Extent{ChunkBlocks + 30, ChunkBlocks - 30}) {
+	if list, err := a.Take(0, 5, true); err != nil || len(list) != 1 || list[0].Chunk != 1 || list[0].Free[0] != (Extent{ChunkBlocks + 30, ChunkBlocks - 30}) {
 		t.Fatalf("took %v, %v", list, err)
 	}
 }
@@ -332,7 +332,7 @@ func TestAllOrNone(t *testing.T) {
 	if err := a.Hold(committed); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := a.Take(1, false)
+	taken, err := a.Take(0, 1, false)
 	if err != nil {
 		t.Fatal(err)
 	}

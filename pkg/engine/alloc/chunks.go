@@ -14,8 +14,8 @@ func (a *Allocator) Add(kind Kind, seg uint32, from, to int) {
 		}
 		s.has[kind].Add(k)
 		s.free[kind] += ChunkBlocks
-		a.addFree(kind, ChunkBlocks)
-		a.spaced++
+		a.addFree(s, kind, ChunkBlocks)
+		a.lanes[s.lane].spaced++
 		if s.count != nil {
 			s.count.free[k] = ChunkBlocks
 		}
@@ -48,7 +48,7 @@ func (a *Allocator) TakeBack(kind Kind, keep int64) (seg uint32, index int, ok b
 	// From the top: low segments stay in use, high ones empty out.
 	for i := len(a.segments) - 1; i >= 0; i-- {
 		s := &a.segments[i]
-		if s.free[kind] < ChunkBlocks || s.best[kind] < ChunkBlocks {
+		if a.lanes[s.lane].closed || s.free[kind] < ChunkBlocks || s.best[kind] < ChunkBlocks {
 			continue
 		}
 		if err := a.count(uint32(i)); err != nil {
@@ -61,8 +61,8 @@ func (a *Allocator) TakeBack(kind Kind, keep int64) (seg uint32, index int, ok b
 			}
 			s.has[kind].Remove(k)
 			s.free[kind] -= ChunkBlocks
-			a.addFree(kind, -ChunkBlocks)
-			a.spaced--
+			a.addFree(s, kind, -ChunkBlocks)
+			a.lanes[s.lane].spaced--
 			return uint32(i), k, true, nil
 		}
 	}
@@ -75,15 +75,15 @@ type Taken struct {
 	Free  []Extent
 }
 
-// Take takes up to most Reserved chunks of one segment, the lowest that have free blocks, so that these can be written: nothing is handed out of them
+// Take takes up to most Reserved chunks of one segment of a lane, the lowest that have free blocks, so that these can be written: nothing is handed out of them
 // until PutBack. With partial, only those that have blocks in use, too. It takes none that somebody has, and none with a block that is handed out and
 // not committed, or committed away and not free: so every block that it does not name was written, and by now a sync of its file may follow that write.
-func (a *Allocator) Take(most int, partial bool) (list []Taken, err error) {
+func (a *Allocator) Take(lane, most int, partial bool) (list []Taken, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := range a.segments {
 		s := &a.segments[i]
-		if s.free[Reserved] == 0 || (partial && !s.partial) {
+		if int(s.lane) != lane || a.lanes[lane].closed || s.free[Reserved] == 0 || (partial && !s.partial) {
 			continue
 		}
 		if err := a.count(uint32(i)); err != nil {
@@ -118,9 +118,11 @@ func (a *Allocator) take(c *chunk) Taken {
 	}
 	c.taken = true
 	c.owners++ // keeps it in memory
-	a.segments[c.number/SegmentChunks].free[Reserved] -= c.free
-	a.addFree(Reserved, -int64(c.free))
+	s := &a.segments[c.number/SegmentChunks]
+	s.free[Reserved] -= c.free
+	a.addFree(s, Reserved, -int64(c.free))
 	a.taken += int64(c.free)
+	a.lanes[s.lane].coming += int64(c.free)
 	return t
 }
 
@@ -141,9 +143,11 @@ func (a *Allocator) putBack(list []Taken, kind Kind) {
 			free += x.N
 		}
 		c.taken = false
+		s := &a.segments[c.number/SegmentChunks]
 		a.taken -= int64(free)
-		a.segments[c.number/SegmentChunks].free[c.kind] += free
-		a.addFree(c.kind, int64(free))
+		a.lanes[s.lane].coming -= int64(free)
+		s.free[c.kind] += free
+		a.addFree(s, c.kind, int64(free))
 		a.setKind(c.number, kind)
 		c.owners--
 		a.settle(c)
@@ -175,8 +179,8 @@ func (a *Allocator) setKind(n uint32, kind Kind) {
 	s.free[was] -= free
 	s.free[kind] += free
 	s.best[kind] = max(s.best[kind], uint16(free))
-	a.addFree(was, -int64(free))
-	a.addFree(kind, int64(free))
+	a.addFree(s, was, -int64(free))
+	a.addFree(s, kind, int64(free))
 }
 
 // LeaveReserved takes every owner off the Reserved chunk it has: after a while without writes, so that such chunks can be made Written.

@@ -62,15 +62,27 @@ func (a *Allocator) Promised() int64 {
 	return a.promised
 }
 
-// spare is how many blocks nobody was promised.
+// Unpromised is how many blocks nobody was promised; below zero where promises lack so many.
+func (a *Allocator) Unpromised() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.spare()
+}
+
 func (a *Allocator) spare() int64 {
-	return a.free[Written] + a.free[Reserved] + a.held + a.taken - a.promised
+	n := a.free[Written] + a.free[Reserved] - a.promised
+	for i := range a.lanes {
+		if l := &a.lanes[i]; !l.closed {
+			n += l.coming
+		}
+	}
+	return n
 }
 
 func (a *Allocator) setPromise(owner uint64, n int64) {
 	a.promised += max(n, 0) - max(a.promises[owner], 0)
 	a.promises[owner] = n
-	a.ready[Reserved].Store(a.free[Reserved] - a.promised)
+	a.tellReady()
 }
 
 // admits tells whether an owner may be given n blocks now.

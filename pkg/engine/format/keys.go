@@ -12,6 +12,7 @@ var ErrCorrupt = errors.New("damaged record")
 // Tags are the first bytes of keys in the metadata store.
 const (
 	tagPool       = 'P' // the pool's own record
+	tagMember     = 'M' // index -> Member
 	tagLayer      = 'L' // layer id -> Layer
 	tagVolume     = 'V' // volume id -> Volume
 	tagSnapshot   = 'S' // snapshot id -> Snapshot
@@ -36,6 +37,9 @@ const (
 
 // PoolKey is the key of the pool's record.
 func PoolKey() []byte { return []byte{tagPool} }
+
+// MemberKey is the key of a member's record.
+func MemberKey(index uint32) []byte { return chunkKey(tagMember, index) }
 
 // LayerKey, VolumeKey, SnapshotKey, JobKey, LayerUseKey and VolumeUseKey are the keys of the catalogue's records.
 func LayerKey(id uint64) []byte     { return idKey(tagLayer, id) }
@@ -135,7 +139,7 @@ func SegmentUseKey(segment uint32) []byte { return chunkKey(tagSegmentUse, segme
 
 func chunkKey(tag byte, n uint32) []byte { return binary.BigEndian.AppendUint32([]byte{tag}, n) }
 
-// ParseNumber returns the chunk or segment of a key made by one of the three functions above.
+// ParseNumber returns the chunk, segment or index of a key made by one of the three functions above or MemberKey.
 func ParseNumber(key []byte) (uint32, error) {
 	if len(key) != 5 {
 		return 0, fmt.Errorf("%w: key % x", ErrCorrupt, key)

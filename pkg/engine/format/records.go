@@ -47,6 +47,7 @@ type Pool struct {
 	BootID     [16]byte // of the machine's boot in which the pool was last opened
 	Clean      bool     // closed in order since
 	RingSeq    uint64   // ring entries up to this one are applied
+	Filled     bool     // members are filled one after the other; false: volumes are striped over them
 }
 
 // Layer is a set of generations, with a parent. Head is the volume whose head it is, Name the snapshot that names it; at most one is set.
@@ -123,6 +124,7 @@ func (r Pool) Encode() []byte {
 	e := encoder{b: []byte{recordVersion}}
 	e.uvarint(r.NextID, r.NextGen, uint64(r.NextFamily), r.OpenEpoch, r.RingSeq)
 	e.bool(r.Clean)
+	e.bool(r.Filled)
 	e.b = append(e.b, r.BootID[:]...)
 	return e.b
 }
@@ -130,7 +132,7 @@ func (r Pool) Encode() []byte {
 func ParsePool(b []byte) (r Pool, err error) {
 	d := newDecoder(b)
 	r.NextID, r.NextGen, r.NextFamily, r.OpenEpoch, r.RingSeq = d.uvarint(), d.uvarint(), d.uint32(), d.uvarint(), d.uvarint()
-	r.Clean = d.bool()
+	r.Clean, r.Filled = d.bool(), d.bool()
 	copy(r.BootID[:], d.bytes(16))
 	return r, d.wrap("pool record")
 }

@@ -47,7 +47,7 @@ func TestRecordsRoundTrip(t *testing.T) {
 	num := rapid.Uint64()
 	str := rapid.StringN(0, 20, 60)
 	rapid.Check(t, func(t *rapid.T) {
-		p := Pool{NextID: num.Draw(t, "a"), NextGen: num.Draw(t, "b"), NextFamily: rapid.Uint32().Draw(t, "c"), OpenEpoch: 3, Clean: true, RingSeq: num.Draw(t, "d")}
+		p := Pool{NextID: num.Draw(t, "a"), NextGen: num.Draw(t, "b"), NextFamily: rapid.Uint32().Draw(t, "c"), OpenEpoch: 3, Clean: true, Filled: rapid.Bool().Draw(t, "filled"), RingSeq: num.Draw(t, "d")}
 		p.BootID[5] = 7
 		roundTrip(t, p, p.Encode(), ParsePool)
 		l := Layer{Family: 1, Parent: num.Draw(t, "parent"), Head: num.Draw(t, "head"), Name: 9, Gens: gensOf(t)}
@@ -68,7 +68,10 @@ func TestRecordsRoundTrip(t *testing.T) {
 			sg.Written[i] = num.Draw(t, "chunks written")
 			sg.Reserved[i] = num.Draw(t, "reserved") &^ sg.Written[i]
 		}
+		sg.Member = rapid.Uint32().Draw(t, "member")
 		roundTrip(t, sg, sg.Encode(), ParseSegment)
+		m := Member{NewUUID(), MemberState(rapid.IntRange(1, 3).Draw(t, "state")), num.Draw(t, "member size"), str.Draw(t, "path")}
+		roundTrip(t, m, m.Encode(), ParseMember)
 	})
 }
 
@@ -114,7 +117,7 @@ func TestSegmentGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := Segment{Written: [4]uint64{1, 1, 0, 1 << 63}, Reserved: [4]uint64{2, 0, 1}}
+	s := Segment{Written: [4]uint64{1, 1, 0, 1 << 63}, Reserved: [4]uint64{2, 0, 1}, Member: 300}
 	if got := s.Encode(); !bytes.Equal(got, want) {
 		t.Fatalf("% x, want % x", got, want)
 	}
@@ -124,6 +127,25 @@ func TestSegmentGolden(t *testing.T) {
 	want[32+8] |= 1
 	if _, err := ParseSegment(want); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("a chunk both written and reserved: %v", err)
+	}
+}
+
+// The example's bytes are the format's.
+func TestMemberGolden(t *testing.T) {
+	want, err := os.ReadFile("testdata/member-v1.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Member{ID: exampleSuperblock().MemberID, State: MemberDraining, Size: 12 << 30, Path: "/dev/disk/by-id/nvme-2"}
+	if got := m.Encode(); !bytes.Equal(got, want) {
+		t.Fatalf("% x, want % x", got, want)
+	}
+	if got, err := ParseMember(want); err != nil || got != m {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	want[1] = 9
+	if _, err := ParseMember(want); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a state that does not exist: %v", err)
 	}
 }
 
@@ -163,6 +185,7 @@ func FuzzRecords(f *testing.F) {
 	f.Add(Volume{Name: "v", Labels: map[string]string{"a": "b"}}.Encode())
 	f.Add(Snapshot{Name: "s", VolumeName: "v", Group: "g"}.Encode())
 	f.Add(Layer{Gens: []uint64{1, 5}}.Encode())
+	f.Add(Member{ID: exampleSuperblock().MemberID, State: MemberInUse, Path: "/p"}.Encode())
 	f.Add(Segment{Written: [4]uint64{1, 1}, Reserved: [4]uint64{2, 0, 1}}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again(t, b, ParsePool, Pool.Encode)
@@ -173,6 +196,7 @@ func FuzzRecords(f *testing.F) {
 		again(t, b, ParseSnapshot, Snapshot.Encode)
 		again(t, b, ParseJob, Job.Encode)
 		again(t, b, ParseSegment, Segment.Encode)
+		again(t, b, ParseMember, Member.Encode)
 		again(t, b, func(b []byte) (Run, error) { return ParseRun(b, 0) }, func(r Run) []byte { return AppendRun(nil, r) })
 		for _, parse := range []func([]byte) error{
 			func(b []byte) error { _, _, _, err := ParseRunKey(b); return err },

@@ -52,7 +52,9 @@ const (
 	sbName         = 96
 	sbDevice       = sbName + MaxPoolName
 	sbNode         = sbDevice + MaxDeviceNote
-	sbEnd          = sbNode + MaxNode
+	sbMetadata     = sbNode + MaxNode
+	sbMovingTo     = sbMetadata + 8
+	sbEnd          = sbMovingTo + 16
 	sbCRC          = SuperblockSize - 4
 )
 
@@ -62,13 +64,17 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type Superblock struct {
 	Incompatible, Compatible uint64 // feature flags
 	PoolID, MemberID         UUID
-	MemberIndex              uint32 // 0: the member that holds the metadata
+	MemberIndex              uint32
 	PoolName                 string
 	Size                     int64 // bytes of data that the member may hold, a multiple of 1 MiB
 	SectorSize               int   // bytes: 512 or 4096; what the member's I/O is aligned to
 	Created                  time.Time
 	Device                   string // the block device that the member was made on; "" for a folder
 	Node                     string // the node that made it, for a reader's eyes
+	// Metadata is 0 on a member without the pool's metadata. Of several that hold it, the one with the highest number has the valid one: moving it to
+	// another member gives that the next number. MovingTo is set before: while it is, only that member can tell whether the metadata here is valid.
+	Metadata uint64
+	MovingTo UUID
 }
 
 // Encode makes the file's content. It refuses what DecodeSuperblock would.
@@ -90,7 +96,9 @@ func (s Superblock) Encode() ([]byte, error) {
 	le.PutUint32(b[sbSectorSize:], uint32(s.SectorSize))
 	le.PutUint16(b[sbNameLen:], uint16(copy(b[sbName:sbDevice], s.PoolName)))
 	le.PutUint16(b[sbDeviceLen:], uint16(copy(b[sbDevice:sbNode], s.Device)))
-	le.PutUint16(b[sbNodeLen:], uint16(copy(b[sbNode:sbEnd], s.Node)))
+	le.PutUint16(b[sbNodeLen:], uint16(copy(b[sbNode:sbMetadata], s.Node)))
+	le.PutUint64(b[sbMetadata:], s.Metadata)
+	copy(b[sbMovingTo:], s.MovingTo[:])
 	le.PutUint32(b[sbCRC:], crc32.Checksum(b[:sbCRC], castagnoli))
 	return b, nil
 }
@@ -121,6 +129,8 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 		Size:         int64(le.Uint64(b[sbSize:])),
 		SectorSize:   int(le.Uint32(b[sbSectorSize:])),
 		Created:      time.Unix(0, int64(le.Uint64(b[sbCreated:]))).UTC(),
+		Metadata:     le.Uint64(b[sbMetadata:]),
+		MovingTo:     UUID(b[sbMovingTo : sbMovingTo+16]),
 	}
 	var err error
 	if s.PoolName, err = sbString(b[sbName:sbDevice], le.Uint16(b[sbNameLen:]), "pool name"); err != nil {
@@ -129,7 +139,7 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 	if s.Device, err = sbString(b[sbDevice:sbNode], le.Uint16(b[sbDeviceLen:]), "device note"); err != nil {
 		return Superblock{}, err
 	}
-	if s.Node, err = sbString(b[sbNode:sbEnd], le.Uint16(b[sbNodeLen:]), "node"); err != nil {
+	if s.Node, err = sbString(b[sbNode:sbMetadata], le.Uint16(b[sbNodeLen:]), "node"); err != nil {
 		return Superblock{}, err
 	}
 	if unknown := s.Incompatible &^ KnownIncompatible; unknown != 0 {
@@ -150,6 +160,8 @@ func (s Superblock) validate() error {
 		return fmt.Errorf("%w: superblock with feature flags %#x, %#x", ErrUnknownFeatures, s.Incompatible, s.Compatible)
 	case s.PoolID.IsZero() || s.MemberID.IsZero():
 		return fmt.Errorf("%w: superblock without pool or member id", ErrCorrupt)
+	case s.Metadata == 0 && !s.MovingTo.IsZero():
+		return fmt.Errorf("%w: superblock of a member that holds no metadata says that it moves", ErrCorrupt)
 	case s.PoolName == "" || len(s.PoolName) > MaxPoolName || !printable(s.PoolName):
 		return fmt.Errorf("%w: superblock's pool name %q: 1 to %d bytes of printable text", ErrCorrupt, s.PoolName, MaxPoolName)
 	case len(s.Device) > MaxDeviceNote || !printable(s.Device):

@@ -26,6 +26,8 @@ func exampleSuperblock() Superblock {
 		Created:     time.Date(2026, 3, 4, 5, 6, 7, 89, time.UTC),
 		Device:      "/dev/disk/by-id/nvme-1",
 		Node:        "node-a",
+		Metadata:    3,
+		MovingTo:    UUID{0xb1, 0xb2, 0xc3, 0xd4, 0xe5, 0xf6, 0x47, 0x08, 0x89, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1f, 0x10},
 	}
 }
 

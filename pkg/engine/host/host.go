@@ -102,6 +102,7 @@ func (h *Host) openEntry(ctx context.Context, name string, o engine.Options) err
 	e := h.pools[name]
 	e.state, e.reason = StateOpening, nil
 	member := e.Member
+	o.Members = append(slices.Clone(o.Members), e.Members...)
 	h.mu.Unlock()
 
 	p, err := h.cfg.Engine.OpenPool(ctx, member, o)
@@ -123,6 +124,7 @@ func (h *Host) openEntry(ctx context.Context, name string, o engine.Options) err
 		return err
 	}
 	h.event(name, "pool is open", "member", member, "state", p.Info().State)
+	h.remember(name, p)
 	h.resumePool(ctx, name, p)
 	return nil
 }

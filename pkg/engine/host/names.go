@@ -57,17 +57,30 @@ func checkPoolSpec(s engine.PoolSpec) error {
 	if err := CheckName("pool", s.Name); err != nil {
 		return err
 	}
-	if (s.Directory == "") == (s.Device == "") {
-		return fmt.Errorf("create pool %q: %w: give a directory or a device, one of the two", s.Name, engine.ErrInvalid)
+	if err := checkPlace(s.Directory, s.Device, s.Wipe, s.Size); err != nil {
+		return fmt.Errorf("create pool %q: %w", s.Name, err)
 	}
-	if p := s.Directory + s.Device; !filepath.IsAbs(p) || filepath.Clean(p) != p {
-		return fmt.Errorf("create pool %q: %w: %q is not an absolute path in its shortest form", s.Name, engine.ErrInvalid, p)
+	for _, m := range s.More {
+		if err := checkPlace(m.Directory, m.Device, m.Wipe, m.Size); err != nil {
+			return fmt.Errorf("create pool %q: %w", s.Name, err)
+		}
 	}
-	if s.Wipe && s.Device == "" {
-		return fmt.Errorf("create pool %q: %w: wipe is for devices only", s.Name, engine.ErrInvalid)
+	return nil
+}
+
+// checkPlace is what holds for every member.
+func checkPlace(directory, device string, wipe bool, size int64) error {
+	if (directory == "") == (device == "") {
+		return fmt.Errorf("%w: give a directory or a device, one of the two", engine.ErrInvalid)
 	}
-	if s.Size < 0 {
-		return fmt.Errorf("create pool %q: %w: size %d is negative", s.Name, engine.ErrInvalid, s.Size)
+	if p := directory + device; !filepath.IsAbs(p) || filepath.Clean(p) != p {
+		return fmt.Errorf("%w: %q is not an absolute path in its shortest form", engine.ErrInvalid, p)
+	}
+	if wipe && device == "" {
+		return fmt.Errorf("%w: wipe is for devices only", engine.ErrInvalid)
+	}
+	if size < 0 {
+		return fmt.Errorf("%w: size %d is negative", engine.ErrInvalid, size)
 	}
 	return nil
 }

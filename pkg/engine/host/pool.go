@@ -19,6 +19,11 @@ type Engine interface {
 type Pool interface {
 	Close(ctx context.Context) error
 	Info() engine.PoolInfo // not after Close
+	FindMembers(ctx context.Context, paths []string) (engine.PoolInfo, error)
+	AddMember(ctx context.Context, spec engine.MemberSpec) (engine.PoolInfo, error)
+	GrowMember(ctx context.Context, member string, size int64) (engine.PoolInfo, error)
+	DrainMember(ctx context.Context, member string, cancel bool) (engine.PoolInfo, error)
+	RemoveMember(ctx context.Context, member string) (engine.PoolInfo, error)
 	Grow(ctx context.Context, size int64) (engine.PoolInfo, error)
 	Check(ctx context.Context) (engine.CheckReport, error)
 	// Scrub ends with ErrClosed when the pool is closed meanwhile.

@@ -12,12 +12,14 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 )
 
-// OpenSpec names a pool to open: a registered one by Name, or one made elsewhere by Member (its folder, or the block device it was made on).
+// OpenSpec names a pool to open: a registered one by Name, or one made elsewhere by Member (the folder of one of its members, or the block device that was
+// made on).
 type OpenSpec struct {
 	Name       string
 	Member     string
-	AcceptLoss bool // although acknowledged writes may be lost
-	ReadOnly   bool // for looking only, until the next start
+	Members    []string // where its other members may be
+	AcceptLoss bool     // although acknowledged writes may be lost
+	ReadOnly   bool     // for looking only, until the next start
 }
 
 // CreatePool makes a pool, opens it and registers it.
@@ -47,7 +49,7 @@ func (h *Host) CreatePool(ctx context.Context, spec engine.PoolSpec) (engine.Poo
 // adopt registers a pool that was just opened; on failure the pool is closed again, and stays on its disk.
 func (h *Host) adopt(ctx context.Context, p Pool, member string) (engine.PoolInfo, error) {
 	info := p.Info()
-	r := registered{Name: info.Name, ID: info.ID, Member: member}
+	r := registrationOf(info, member)
 	if err := h.register(r, p); err != nil {
 		cerr := p.Close(context.WithoutCancel(ctx))
 		return engine.PoolInfo{}, fmt.Errorf("register pool %q (it is whole, at %s: open it from there once this is mended): %w",
@@ -146,7 +148,12 @@ func (e poolEntry) info() engine.PoolInfo {
 // OpenPool opens a registered pool that is not open, or registers and opens another. A pool that is open already is answered as it is.
 func (h *Host) OpenPool(ctx context.Context, spec OpenSpec) (engine.PoolInfo, error) {
 	o := h.cfg.Options
-	o.AcceptLoss, o.ReadOnly = spec.AcceptLoss, spec.ReadOnly
+	o.AcceptLoss, o.ReadOnly, o.Members = spec.AcceptLoss, spec.ReadOnly, spec.Members
+	for _, m := range spec.Members {
+		if !filepath.IsAbs(m) {
+			return engine.PoolInfo{}, fmt.Errorf("open pool at %q: %w: give an absolute path", m, engine.ErrInvalid)
+		}
+	}
 	switch {
 	case (spec.Name == "") == (spec.Member == ""):
 		return engine.PoolInfo{}, fmt.Errorf("open pool: %w: give its name or its member, one of the two", engine.ErrInvalid)
@@ -185,7 +192,10 @@ func (h *Host) openNamed(ctx context.Context, name string, o engine.Options) (en
 	defer release()
 	p, err := h.open(name)
 	if err == nil {
-		return p.Info(), nil
+		if i := p.Info(); i.State != "Degraded" {
+			return i, nil
+		}
+		return h.findMembers(ctx, name, p, o.Members)
 	}
 	if !errors.Is(err, ErrNotOpen) {
 		return engine.PoolInfo{}, err
@@ -197,6 +207,9 @@ func (h *Host) openNamed(ctx context.Context, name string, o engine.Options) (en
 }
 
 func (h *Host) openMember(ctx context.Context, member string, o engine.Options) (engine.PoolInfo, error) {
+	if i, ok := h.findMissing(ctx, append([]string{member}, o.Members...)); ok {
+		return i, nil
+	}
 	p, err := h.cfg.Engine.OpenPool(ctx, member, o)
 	if err != nil {
 		return engine.PoolInfo{}, fmt.Errorf("open pool at %s: %w", member, err)
@@ -205,7 +218,7 @@ func (h *Host) openMember(ctx context.Context, member string, o engine.Options) 
 	release, err := h.locks.exclusive(ctx, poolKey(name))
 	if err == nil {
 		defer release()
-		err = h.free(name)
+		err = h.freeFor(p.Info())
 	}
 	if err != nil {
 		return engine.PoolInfo{}, errors.Join(err, p.Close(context.WithoutCancel(ctx)))

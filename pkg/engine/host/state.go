@@ -29,7 +29,9 @@ const (
 type registered struct {
 	Name   string `json:"name"`
 	ID     string `json:"id"`
-	Member string `json:"member"` // what OpenPool takes: the folder, or the block device
+	Member string `json:"member"` // what OpenPool takes: the folder, or the block device, of the member with the metadata
+	// Members are those of the others.
+	Members []string `json:"members,omitempty"`
 }
 
 type stateJSON struct {

@@ -18,6 +18,7 @@ type Spec struct {
 	PoolName         string
 	PoolID, MemberID format.UUID
 	Index            uint32
+	Metadata         uint64 // number of the metadata that will be here; 0: none
 	Directory        string // made if missing
 	Device           string // a blank block device
 	Wipe             bool   // Device only: destroy what is on it
@@ -181,10 +182,12 @@ func fill(fsy fsys.FS, dir, have string, spec Spec) (m *Member, err error) {
 	}
 	m.sb = format.Superblock{
 		PoolID: spec.PoolID, MemberID: spec.MemberID, MemberIndex: spec.Index, PoolName: spec.PoolName, Size: spec.Size, SectorSize: m.align,
-		Created: spec.Created.UTC(), Device: spec.Device, Node: spec.Node,
+		Created: spec.Created.UTC(), Device: spec.Device, Node: spec.Node, Metadata: spec.Metadata,
 	}
-	if err := m.RestoreBallast(); err != nil {
-		return nil, err
+	if spec.Metadata != 0 {
+		if err := m.RestoreBallast(); err != nil {
+			return nil, err
+		}
 	}
 	// The names above the superblock must be durable before it is: it says that they are.
 	for _, d := range append([]string{segments}, upTo(dir, have)...) {

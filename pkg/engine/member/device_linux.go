@@ -19,7 +19,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
-// createDevice makes XFS on a blank block device, mounts it at MountDir/<pool name> and makes the member in a folder of it.
+// createDevice makes XFS on a blank block device, mounts it below MountDir (mountName) and makes the member in a folder of it.
 func createDevice(fsy fsys.FS, spec Spec) (*Member, error) {
 	if spec.MountDir == "" {
 		return nil, fmt.Errorf("%w: a block device needs a folder for mounts", ErrInvalid)
@@ -41,7 +41,7 @@ func createDevice(fsy fsys.FS, spec Spec) (*Member, error) {
 	if _, err := spec.sizeIn(size); err != nil {
 		return nil, err // sooner than mkfs
 	}
-	point := filepath.Join(spec.MountDir, spec.PoolName)
+	point := filepath.Join(spec.MountDir, mountName(spec.PoolName, spec.Index))
 	if err := checkPoint(point); err != nil {
 		return nil, err
 	}

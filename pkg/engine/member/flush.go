@@ -14,6 +14,7 @@ func (m *Member) Flush() error {
 	if err := m.failed.Load(); err != nil {
 		return *err
 	}
+	wrote := m.wrote() // of what returns from now on it does not vouch
 	flushed := false
 	for _, s := range *m.segs.Load() {
 		if s == nil {
@@ -37,8 +38,16 @@ func (m *Member) Flush() error {
 		return *err
 	}
 	m.counters.flushes.Add(1)
+	raise(&m.flushed, wrote)
 	return nil
 }
+
+// Written tells whether a write has returned since the last good Flush began, or none was ever made here: what a process before this one wrote is not
+// known. A Flush that fails or is under way leaves it as it is.
+func (m *Member) Written() bool { return m.wrote() > m.flushed.Load() }
+
+// wrote counts writes, and one for those of an earlier process. A write counts before it is answered.
+func (m *Member) wrote() uint64 { return uint64(m.counters.writes.Load()) + 1 }
 
 // fail keeps the first failed flush for good and returns it.
 func (m *Member) fail(err error) error {

@@ -93,7 +93,7 @@ const testSize = 256 << 20
 func testSpec(dir string) Spec {
 	return Spec{
 		PoolName: "fast", PoolID: format.NewUUID(), MemberID: format.NewUUID(), Directory: dir, Size: testSize, MinSize: testSize, Node: "node-a",
-		Created: time.Now(),
+		Created: time.Now(), Metadata: 1,
 	}
 }
 

@@ -17,7 +17,7 @@ const DefaultLockTimeout = 10 * time.Second
 
 // Options say how a member is opened. Zero values take the defaults.
 type Options struct {
-	MountDir    string        // where devices are mounted, at MountDir/<pool name>; needed for devices only
+	MountDir    string        // where devices are mounted, at MountDir/<pool name>, MountDir/<pool name>.<index>; needed for devices only
 	LockTimeout time.Duration // how long to wait for another engine's locks; default DefaultLockTimeout
 	ReadOnly    bool          // open for looking only; it takes the locks all the same
 }
@@ -31,6 +31,7 @@ type Member struct {
 	flush    fsys.File
 	align    int
 	failed   atomic.Pointer[error] // the flush that failed
+	flushed  atomic.Uint64         // writes that a good flush covers
 	counters counters
 
 	// mu guards what follows; segs is replaced, never changed, so that I/O reads it without the lock.
@@ -81,13 +82,22 @@ func (m *Member) Room() (int64, error) {
 
 // SetSize records a new size, in bytes, durably. The engine sees to it that nothing lies beyond.
 func (m *Member) SetSize(size int64) error {
+	return m.update(func(sb *format.Superblock) { sb.Size = size })
+}
+
+// SetMetadata records, durably, which number the metadata here has (0: there is none), and the member that it is being moved to, if it is.
+func (m *Member) SetMetadata(number uint64, movingTo format.UUID) error {
+	return m.update(func(sb *format.Superblock) { sb.Metadata, sb.MovingTo = number, movingTo })
+}
+
+func (m *Member) update(change func(*format.Superblock)) error {
 	if m.readOnly {
 		return ErrReadOnly
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sb := m.sb
-	sb.Size = size
+	change(&sb)
 	if err := writeSuperblock(m.fs, m.dir, sb); err != nil {
 		return err
 	}

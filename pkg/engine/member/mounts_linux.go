@@ -22,7 +22,7 @@ import (
 type mount struct {
 	device string // resolved: no symbolic link
 	point  string
-	ours   bool // at MountDir/<pool name>: made by this process or one before it, and to be unmounted on Close
+	ours   bool // at its place below MountDir: made by this process or one before it, and to be unmounted on Close
 	fresh  bool // made by this very call
 }
 
@@ -126,7 +126,15 @@ func checkBarriers(device uint64) error {
 	return nil
 }
 
-// mountMember finds the member on a device, and mounts it at mountDir/<pool name> unless it is mounted already.
+// mountName is the folder below MountDir where a pool's device is mounted: the pool's name for its first member, and the index behind it for others.
+func mountName(pool string, index uint32) string {
+	if index == 0 {
+		return pool
+	}
+	return fmt.Sprintf("%s.%d", pool, index)
+}
+
+// mountMember finds the member on a device, and mounts it at its place below mountDir unless it is mounted already.
 func mountMember(fsy fsys.FS, path, mountDir string) (*mount, error) {
 	if mountDir == "" {
 		return nil, fmt.Errorf("%w: a block device needs a folder for mounts", ErrInvalid)
@@ -164,7 +172,7 @@ func mountMember(fsy fsys.FS, path, mountDir string) (*mount, error) {
 
 // mountedMember uses a mount that is there: this node's engine died, or an administrator made it.
 func mountedMember(fsy fsys.FS, device, point, mountDir string) (*mount, error) {
-	name, err := poolNameAt(fsy, point)
+	name, err := mountNameAt(fsy, point)
 	if err != nil {
 		return nil, err
 	}
@@ -179,10 +187,10 @@ func probe(fsy fsys.FS, device string, number uint64, mountDir string) (name str
 		return "", err
 	}
 	defer func() { err = errors.Join(err, m.unmount()) }()
-	return poolNameAt(fsy, m.point)
+	return mountNameAt(fsy, m.point)
 }
 
-func poolNameAt(fsy fsys.FS, point string) (string, error) {
+func mountNameAt(fsy fsys.FS, point string) (string, error) {
 	sb, err := readSuperblock(fsy, filepath.Join(point, folderOnDevice))
 	if err != nil {
 		return "", err
@@ -190,7 +198,7 @@ func poolNameAt(fsy fsys.FS, point string) (string, error) {
 	if err := checkName(sb.PoolName); err != nil {
 		return "", fmt.Errorf("%w: superblock: %w", ErrCorrupt, err)
 	}
-	return sb.PoolName, nil
+	return mountName(sb.PoolName, sb.MemberIndex), nil
 }
 
 // checkName accepts names that can be a folder's, visible and in its place.
@@ -208,7 +216,7 @@ func checkPoint(point string) error {
 		return err
 	}
 	if slices.ContainsFunc(table, func(e mountEntry) bool { return e.point == point }) {
-		return fmt.Errorf("%w: something else is mounted at %s; unmount it, or choose another pool name", ErrInUse, point)
+		return fmt.Errorf("%w: something else is mounted at %s; unmount it, or choose another name for the pool", ErrInUse, point)
 	}
 	return nil
 }

@@ -59,6 +59,12 @@ func (m *Member) Segments() []uint32 {
 	return list
 }
 
+// HasSegment tells whether one exists.
+func (m *Member) HasSegment(index uint32) bool {
+	_, err := m.segment(index)
+	return err == nil
+}
+
 // EnsureSegment makes a segment's file, which takes no space yet, unless it is there.
 func (m *Member) EnsureSegment(index uint32) error {
 	if index >= MaxSegments {

@@ -90,7 +90,8 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 
 // CreatePool makes a pool, opens it and registers it to be opened at every start. Paths are the engine's, absolute.
 func (c *Client) CreatePool(ctx context.Context, s engine.PoolSpec) (engine.PoolInfo, error) {
-	m, err := c.engine.CreatePool(ctx, &pb.CreatePoolRequest{Name: s.Name, Directory: s.Directory, Device: s.Device, Wipe: s.Wipe, Size: s.Size})
+	m, err := c.engine.CreatePool(ctx, &pb.CreatePoolRequest{Name: s.Name, Directory: s.Directory, Device: s.Device, Wipe: s.Wipe, Size: s.Size,
+		Allocation: s.Allocation, More: each(s.More, memberSpecToWire)})
 	return result(c, m, err, poolFromWire)
 }
 
@@ -108,7 +109,31 @@ func (c *Client) Pool(ctx context.Context, name string) (engine.PoolInfo, error)
 
 // OpenPool opens a pool that is not open, or registers and opens one made elsewhere.
 func (c *Client) OpenPool(ctx context.Context, s host.OpenSpec) (engine.PoolInfo, error) {
-	m, err := c.engine.OpenPool(ctx, &pb.OpenPoolRequest{Name: s.Name, Member: s.Member, AcceptLoss: s.AcceptLoss, ReadOnly: s.ReadOnly})
+	m, err := c.engine.OpenPool(ctx, &pb.OpenPoolRequest{Name: s.Name, Member: s.Member, Members: s.Members, AcceptLoss: s.AcceptLoss, ReadOnly: s.ReadOnly})
+	return result(c, m, err, poolFromWire)
+}
+
+// AddMember makes a member and takes it into a pool in use.
+func (c *Client) AddMember(ctx context.Context, pool string, s engine.MemberSpec) (engine.PoolInfo, error) {
+	m, err := c.engine.AddMember(ctx, &pb.AddMemberRequest{Pool: pool, Member: memberSpecToWire(s)})
+	return result(c, m, err, poolFromWire)
+}
+
+// GrowMember lets a member, named by its index, id or path, hold size bytes.
+func (c *Client) GrowMember(ctx context.Context, pool, member string, size int64) (engine.PoolInfo, error) {
+	m, err := c.engine.GrowMember(ctx, &pb.GrowMemberRequest{Pool: pool, Member: member, Size: size})
+	return result(c, m, err, poolFromWire)
+}
+
+// DrainMember begins to move everything off a member, or with cancel ends that.
+func (c *Client) DrainMember(ctx context.Context, pool, member string, cancel bool) (engine.PoolInfo, error) {
+	m, err := c.engine.DrainMember(ctx, &pb.DrainMemberRequest{Pool: pool, Member: member, Cancel: cancel})
+	return result(c, m, err, poolFromWire)
+}
+
+// RemoveMember takes a drained member out of the pool.
+func (c *Client) RemoveMember(ctx context.Context, pool, member string) (engine.PoolInfo, error) {
+	m, err := c.engine.RemoveMember(ctx, &pb.RemoveMemberRequest{Pool: pool, Member: member})
 	return result(c, m, err, poolFromWire)
 }
 

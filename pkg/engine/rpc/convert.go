@@ -20,8 +20,38 @@ func poolToWire(p engine.PoolInfo) *pb.Pool {
 		Volumes: int64(p.Volumes), Snapshots: int64(p.Snapshots), Jobs: int64(p.Jobs),
 		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
 		Reserved: p.Reserved, Thick: p.Thick,
-		ChecksumBytes: p.ChecksumBytes, Unsummed: int64(p.Unsummed),
+		ChecksumBytes: p.ChecksumBytes, Unsummed: int64(p.Unsummed), Allocation: p.Allocation, Members: each(p.Members, memberToWire),
 	}
+}
+
+func memberToWire(m engine.MemberInfo) *pb.Member {
+	return &pb.Member{
+		Index: int64(m.Index), Id: m.ID, Path: m.Path, Directory: m.Directory, Device: m.Device, State: m.State, Reason: m.Reason, Metadata: m.Metadata,
+		Size: m.Size, Used: m.Used,
+	}
+}
+
+func memberFromWire(m *pb.Member) engine.MemberInfo {
+	return engine.MemberInfo{
+		Index: int(m.GetIndex()), ID: m.GetId(), Path: m.GetPath(), Directory: m.GetDirectory(), Device: m.GetDevice(), State: m.GetState(),
+		Reason: m.GetReason(), Metadata: m.GetMetadata(), Size: m.GetSize(), Used: m.GetUsed(),
+	}
+}
+
+func memberSpecToWire(m engine.MemberSpec) *pb.MemberSpec {
+	return &pb.MemberSpec{Directory: m.Directory, Device: m.Device, Wipe: m.Wipe, Size: m.Size}
+}
+
+func memberSpecFromWire(m *pb.MemberSpec) engine.MemberSpec {
+	return engine.MemberSpec{Directory: m.GetDirectory(), Device: m.GetDevice(), Wipe: m.GetWipe(), Size: m.GetSize()}
+}
+
+// each turns a list; an empty one is nil.
+func each[A, B any](list []A, turn func(A) B) (out []B) {
+	for _, v := range list {
+		out = append(out, turn(v))
+	}
+	return out
 }
 
 func poolFromWire(p *pb.Pool) engine.PoolInfo {
@@ -31,7 +61,7 @@ func poolFromWire(p *pb.Pool) engine.PoolInfo {
 		Volumes: int(p.GetVolumes()), Snapshots: int(p.GetSnapshots()), Jobs: int(p.GetJobs()),
 		Available: p.GetAvailable(), Level: engine.SpaceLevel(p.GetLevel()), WarnAt: p.GetWarnAt(), RefuseAt: p.GetRefuseAt(),
 		Reserved: p.GetReserved(), Thick: p.GetThick(),
-		ChecksumBytes: p.GetChecksumBytes(), Unsummed: int(p.GetUnsummed()),
+		ChecksumBytes: p.GetChecksumBytes(), Unsummed: int(p.GetUnsummed()), Allocation: p.GetAllocation(), Members: each(p.GetMembers(), memberFromWire),
 	}
 }
 

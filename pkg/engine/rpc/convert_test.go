@@ -29,6 +29,12 @@ func fill(t *testing.T, v reflect.Value, n *int64) {
 		case []string:
 			f.Set(reflect.ValueOf([]string{fmt.Sprint("s", *n)}))
 			continue
+		case []engine.MemberInfo:
+			list := make([]engine.MemberInfo, 2)
+			fill(t, reflect.ValueOf(&list[0]).Elem(), n)
+			fill(t, reflect.ValueOf(&list[1]).Elem(), n)
+			f.Set(reflect.ValueOf(list))
+			continue
 		}
 		switch f.Kind() {
 		case reflect.String:
@@ -77,6 +83,7 @@ func roundTrip[T any, M proto.Message](t *testing.T, toWire func(T) M, fromWire 
 
 func TestEveryFieldCrosses(t *testing.T) {
 	roundTrip[engine.PoolInfo](t, poolToWire, poolFromWire)
+	roundTrip[engine.MemberSpec](t, memberSpecToWire, memberSpecFromWire)
 	roundTrip[engine.VolumeInfo](t, volumeToWire, volumeFromWire)
 	roundTrip[engine.SnapshotInfo](t, snapshotToWire, snapshotFromWire)
 	roundTrip[engine.TidyStep](t, tidyToWire, tidyFromWire)

@@ -37,6 +37,7 @@ var sentinels = []struct {
 	{engine.ErrLost, "LOST", codes.DataLoss},
 	{engine.ErrIncompatible, "INCOMPATIBLE", codes.FailedPrecondition},
 	{engine.ErrCorrupt, "CORRUPT", codes.DataLoss},
+	{engine.ErrMemberMissing, "MEMBER_MISSING", codes.FailedPrecondition},
 	{engine.ErrForeign, "FOREIGN", codes.FailedPrecondition},
 	{engine.ErrUnsupported, "UNSUPPORTED", codes.FailedPrecondition},
 	{engine.ErrNotBlank, "NOT_BLANK", codes.FailedPrecondition},

@@ -38,7 +38,8 @@ func (s *Server) Version(context.Context, *pb.VersionRequest) (*pb.VersionRespon
 
 // CreatePool implements the call.
 func (s *Server) CreatePool(ctx context.Context, r *pb.CreatePoolRequest) (*pb.Pool, error) {
-	p, err := s.host.CreatePool(ctx, engine.PoolSpec{Name: r.Name, Directory: r.Directory, Device: r.Device, Wipe: r.Wipe, Size: r.Size})
+	p, err := s.host.CreatePool(ctx, engine.PoolSpec{Name: r.Name, Directory: r.Directory, Device: r.Device, Wipe: r.Wipe, Size: r.Size,
+		Allocation: r.Allocation, More: each(r.More, memberSpecFromWire)})
 	return answer(p, err, poolToWire)
 }
 
@@ -55,13 +56,37 @@ func (s *Server) GetPool(_ context.Context, r *pb.GetPoolRequest) (*pb.Pool, err
 
 // OpenPool implements the call.
 func (s *Server) OpenPool(ctx context.Context, r *pb.OpenPoolRequest) (*pb.Pool, error) {
-	p, err := s.host.OpenPool(ctx, host.OpenSpec{Name: r.Name, Member: r.Member, AcceptLoss: r.AcceptLoss, ReadOnly: r.ReadOnly})
+	p, err := s.host.OpenPool(ctx, host.OpenSpec{Name: r.Name, Member: r.Member, Members: r.Members, AcceptLoss: r.AcceptLoss, ReadOnly: r.ReadOnly})
 	return answer(p, err, poolToWire)
 }
 
 // GrowPool implements the call.
 func (s *Server) GrowPool(ctx context.Context, r *pb.GrowPoolRequest) (*pb.Pool, error) {
 	p, err := s.host.GrowPool(ctx, r.Name, r.Size)
+	return answer(p, err, poolToWire)
+}
+
+// AddMember implements the call.
+func (s *Server) AddMember(ctx context.Context, r *pb.AddMemberRequest) (*pb.Pool, error) {
+	p, err := s.host.AddMember(ctx, r.Pool, memberSpecFromWire(r.Member))
+	return answer(p, err, poolToWire)
+}
+
+// GrowMember implements the call.
+func (s *Server) GrowMember(ctx context.Context, r *pb.GrowMemberRequest) (*pb.Pool, error) {
+	p, err := s.host.GrowMember(ctx, r.Pool, r.Member, r.Size)
+	return answer(p, err, poolToWire)
+}
+
+// DrainMember implements the call.
+func (s *Server) DrainMember(ctx context.Context, r *pb.DrainMemberRequest) (*pb.Pool, error) {
+	p, err := s.host.DrainMember(ctx, r.Pool, r.Member, r.Cancel)
+	return answer(p, err, poolToWire)
+}
+
+// RemoveMember implements the call.
+func (s *Server) RemoveMember(ctx context.Context, r *pb.RemoveMemberRequest) (*pb.Pool, error) {
+	p, err := s.host.RemoveMember(ctx, r.Pool, r.Member)
 	return answer(p, err, poolToWire)
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -108,10 +109,10 @@ func TestEveryCall(t *testing.T) {
 		t.Errorf("version %q", v)
 	}
 	p := must(c.CreatePool(ctx, engine.PoolSpec{Name: "p", Directory: "/pools/p", Size: 1 << 30}))(t)
-	if got := must(c.Pool(ctx, "p"))(t); got != p || p.Size != 1<<30 || p.State != "Ready" {
+	if got := must(c.Pool(ctx, "p"))(t); !reflect.DeepEqual(got, p) || p.Size != 1<<30 || p.State != "Ready" {
 		t.Errorf("pool %+v, made as %+v", got, p)
 	}
-	if l := must(c.Pools(ctx))(t); len(l) != 1 || l[0] != p {
+	if l := must(c.Pools(ctx))(t); len(l) != 1 || !reflect.DeepEqual(l[0], p) {
 		t.Errorf("pools %+v", l)
 	}
 	v := must(c.CreateVolume(ctx, "p", engine.VolumeSpec{Name: "v", Size: 1 << 20, Labels: map[string]string{"a": "1", "b": "2"}}))(t)

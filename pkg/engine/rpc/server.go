@@ -29,6 +29,10 @@ type Host interface {
 	Pool(name string) (engine.PoolInfo, error)
 	OpenPool(ctx context.Context, spec host.OpenSpec) (engine.PoolInfo, error)
 	GrowPool(ctx context.Context, name string, size int64) (engine.PoolInfo, error)
+	AddMember(ctx context.Context, pool string, spec engine.MemberSpec) (engine.PoolInfo, error)
+	GrowMember(ctx context.Context, pool, member string, size int64) (engine.PoolInfo, error)
+	DrainMember(ctx context.Context, pool, member string, cancel bool) (engine.PoolInfo, error)
+	RemoveMember(ctx context.Context, pool, member string) (engine.PoolInfo, error)
 	ClosePool(ctx context.Context, name string) error
 	Metadata(ctx context.Context, pool string) (metafs.Counts, error)
 	Check(ctx context.Context, pool string) (engine.CheckReport, error)
@@ -107,6 +111,7 @@ func (s *Server) Stop(ctx context.Context) {
 var timeouts = map[string]time.Duration{
 	pb.Engine_CreatePool_FullMethodName: LongTimeout,
 	pb.Engine_OpenPool_FullMethodName:   LongTimeout,
+	pb.Engine_AddMember_FullMethodName:  LongTimeout,
 	pb.Engine_ClosePool_FullMethodName:  LongTimeout,
 	pb.Engine_CheckPool_FullMethodName:  LongTimeout,
 	pb.Engine_ScrubPool_FullMethodName:  ScrubTimeout,

@@ -64,6 +64,7 @@ var toDomain = []struct{ from, to error }{
 	{engine.ErrLost, volume.ErrFailed},
 	{engine.ErrIncompatible, volume.ErrFailed},
 	{engine.ErrCorrupt, volume.ErrFailed},
+	{engine.ErrMemberMissing, volume.ErrFailed},
 	{engine.ErrForeign, volume.ErrFailed},
 	{engine.ErrUnsupported, volume.ErrFailed},
 	{engine.ErrNotBlank, volume.ErrFailed},

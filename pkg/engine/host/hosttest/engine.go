@@ -5,6 +5,7 @@
 package hosttest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -73,6 +74,13 @@ func (e *Engine) CreatePool(ctx context.Context, spec engine.PoolSpec, _ engine.
 	}
 	p := &Pool{e: e, open: true, volumes: map[string]*volume{}, snapshots: map[string]*engine.SnapshotInfo{}}
 	p.info = engine.PoolInfo{Name: spec.Name, ID: e.nextID(), Member: member, Device: spec.Device, State: "Ready", Size: size, MetadataBytes: 3 << 20}
+	p.info.Allocation = cmp.Or(spec.Allocation, engine.AllocationStriped)
+	for i, m := range append([]engine.MemberSpec{{Directory: spec.Directory, Device: spec.Device, Size: size}}, spec.More...) {
+		p.info.Members = append(p.info.Members, memberOf(i, m))
+		if i > 0 {
+			p.info.Size += p.info.Members[i].Size
+		}
+	}
 	if e.disks == nil {
 		e.disks = map[string]*Pool{}
 	}
@@ -182,6 +190,79 @@ func (p *Pool) Grow(ctx context.Context, size int64) (engine.PoolInfo, error) {
 	}
 	unlock()
 	return p.Info(), err
+}
+
+// FindMembers finds all.
+func (p *Pool) FindMembers(ctx context.Context, paths []string) (engine.PoolInfo, error) {
+	return p.changeInfo(ctx, "FindMembers", func(i *engine.PoolInfo) error {
+		i.State, i.Reason = "Ready", ""
+		return nil
+	})
+}
+
+// AddMember adds a member of 100 GiB by default.
+func (p *Pool) AddMember(ctx context.Context, spec engine.MemberSpec) (engine.PoolInfo, error) {
+	return p.changeInfo(ctx, "AddMember", func(i *engine.PoolInfo) error {
+		i.Members = append(slices.Clone(i.Members), memberOf(len(i.Members), spec))
+		i.Size += i.Members[len(i.Members)-1].Size
+		return nil
+	})
+}
+
+func memberOf(index int, spec engine.MemberSpec) engine.MemberInfo {
+	return engine.MemberInfo{
+		Index: index, ID: fmt.Sprintf("%08d-0000-4000-9000-000000000000", index), Path: spec.Directory + spec.Device, Directory: spec.Directory, Device: spec.Device,
+		State: "InUse", Metadata: index == 0, Size: cmp.Or(spec.Size, 100<<30),
+	}
+}
+
+// GrowMember changes a member's size.
+func (p *Pool) GrowMember(ctx context.Context, member string, size int64) (engine.PoolInfo, error) {
+	return p.changeMember(ctx, "GrowMember", member, func(i *engine.PoolInfo, m *engine.MemberInfo) { i.Size, m.Size = i.Size+size-m.Size, size })
+}
+
+// DrainMember changes a member's state.
+func (p *Pool) DrainMember(ctx context.Context, member string, cancel bool) (engine.PoolInfo, error) {
+	return p.changeMember(ctx, "DrainMember", member, func(_ *engine.PoolInfo, m *engine.MemberInfo) {
+		if m.State = "Draining"; cancel {
+			m.State = "InUse"
+		}
+	})
+}
+
+// RemoveMember takes a member out.
+func (p *Pool) RemoveMember(ctx context.Context, member string) (engine.PoolInfo, error) {
+	return p.changeInfo(ctx, "RemoveMember", func(i *engine.PoolInfo) error {
+		at := slices.IndexFunc(i.Members, func(m engine.MemberInfo) bool { return m.Path == member })
+		if at < 0 {
+			return fmt.Errorf("member %q: %w", member, engine.ErrNotFound)
+		}
+		i.Size -= i.Members[at].Size
+		i.Members = slices.Delete(slices.Clone(i.Members), at, at+1)
+		return nil
+	})
+}
+
+func (p *Pool) changeInfo(ctx context.Context, op string, change func(*engine.PoolInfo) error) (engine.PoolInfo, error) {
+	unlock, err := p.begin(ctx, op, p.info.Name)
+	if err == nil {
+		err = change(&p.info)
+	}
+	unlock()
+	return p.Info(), err
+}
+
+func (p *Pool) changeMember(ctx context.Context, op, member string, change func(*engine.PoolInfo, *engine.MemberInfo)) (engine.PoolInfo, error) {
+	return p.changeInfo(ctx, op, func(i *engine.PoolInfo) error {
+		i.Members = slices.Clone(i.Members)
+		for k := range i.Members {
+			if i.Members[k].Path == member {
+				change(i, &i.Members[k])
+				return nil
+			}
+		}
+		return fmt.Errorf("member %q: %w", member, engine.ErrNotFound)
+	})
 }
 
 // Check finds nothing wrong, or Engine.Report.

@@ -229,7 +229,9 @@ type Pool struct {
 	// Set aside for thick volumes and not used yet; not in available.
 	Reserved int64 `protobuf:"varint,21,opt,name=reserved,proto3" json:"reserved,omitempty"`
 	// The part of provisioned that is of thick volumes.
-	Thick         int64 `protobuf:"varint,22,opt,name=thick,proto3" json:"thick,omitempty"`
+	Thick         int64     `protobuf:"varint,22,opt,name=thick,proto3" json:"thick,omitempty"`
+	Allocation    string    `protobuf:"bytes,23,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	Members       []*Member `protobuf:"bytes,24,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -418,20 +420,452 @@ func (x *Pool) GetThick() int64 {
 	return 0
 }
 
-type CreatePoolRequest struct {
+func (x *Pool) GetAllocation() string {
+	if x != nil {
+		return x.Allocation
+	}
+	return ""
+}
+
+func (x *Pool) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// Member is one of a pool's members. Sizes are in bytes.
+type Member struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index int64                  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// What it is opened by.
+	Path      string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Directory string `protobuf:"bytes,4,opt,name=directory,proto3" json:"directory,omitempty"`
+	Device    string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	// "InUse", "Draining" or "Missing".
+	State         string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Metadata      bool   `protobuf:"varint,8,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Size          int64  `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
+	Used          int64  `protobuf:"varint,10,opt,name=used,proto3" json:"used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_engine_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Member) GetIndex() int64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Member) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Member) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Member) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *Member) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Member) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Member) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Member) GetMetadata() bool {
+	if x != nil {
+		return x.Metadata
+	}
+	return false
+}
+
+func (x *Member) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Member) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+// MemberSpec is a member to make. Exactly one of directory and device is set.
+type MemberSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Directory     string                 `protobuf:"bytes,2,opt,name=directory,proto3" json:"directory,omitempty"`
-	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
-	Wipe          bool                   `protobuf:"varint,4,opt,name=wipe,proto3" json:"wipe,omitempty"`
-	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Directory     string                 `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Wipe          bool                   `protobuf:"varint,3,opt,name=wipe,proto3" json:"wipe,omitempty"`
+	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberSpec) Reset() {
+	*x = MemberSpec{}
+	mi := &file_engine_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberSpec) ProtoMessage() {}
+
+func (x *MemberSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberSpec.ProtoReflect.Descriptor instead.
+func (*MemberSpec) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MemberSpec) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *MemberSpec) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *MemberSpec) GetWipe() bool {
+	if x != nil {
+		return x.Wipe
+	}
+	return false
+}
+
+func (x *MemberSpec) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type AddMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Member        *MemberSpec            `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberRequest) Reset() {
+	*x = AddMemberRequest{}
+	mi := &file_engine_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberRequest) ProtoMessage() {}
+
+func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
+func (*AddMemberRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AddMemberRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetMember() *MemberSpec {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+type GrowMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Its index, id or path.
+	Member        string `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	Size          int64  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowMemberRequest) Reset() {
+	*x = GrowMemberRequest{}
+	mi := &file_engine_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowMemberRequest) ProtoMessage() {}
+
+func (x *GrowMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowMemberRequest.ProtoReflect.Descriptor instead.
+func (*GrowMemberRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GrowMemberRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *GrowMemberRequest) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *GrowMemberRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type DrainMemberRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Pool   string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Member string                 `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	// Stop draining instead, and use it again.
+	Cancel        bool `protobuf:"varint,3,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainMemberRequest) Reset() {
+	*x = DrainMemberRequest{}
+	mi := &file_engine_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainMemberRequest) ProtoMessage() {}
+
+func (x *DrainMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainMemberRequest.ProtoReflect.Descriptor instead.
+func (*DrainMemberRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DrainMemberRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *DrainMemberRequest) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *DrainMemberRequest) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
+type RemoveMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Member        string                 `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_engine_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RemoveMemberRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+type CreatePoolRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Directory string                 `protobuf:"bytes,2,opt,name=directory,proto3" json:"directory,omitempty"`
+	Device    string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	Wipe      bool                   `protobuf:"varint,4,opt,name=wipe,proto3" json:"wipe,omitempty"`
+	Size      int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	// "striped" (the default) or "filled".
+	Allocation string `protobuf:"bytes,6,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	// The members after the first.
+	More          []*MemberSpec `protobuf:"bytes,7,rep,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_engine_proto_msgTypes[4]
+	mi := &file_engine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +877,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[4]
+	mi := &file_engine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +890,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{4}
+	return file_engine_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreatePoolRequest) GetName() string {
@@ -494,6 +928,20 @@ func (x *CreatePoolRequest) GetSize() int64 {
 	return 0
 }
 
+func (x *CreatePoolRequest) GetAllocation() string {
+	if x != nil {
+		return x.Allocation
+	}
+	return ""
+}
+
+func (x *CreatePoolRequest) GetMore() []*MemberSpec {
+	if x != nil {
+		return x.More
+	}
+	return nil
+}
+
 type ListPoolsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -502,7 +950,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_engine_proto_msgTypes[5]
+	mi := &file_engine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +962,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[5]
+	mi := &file_engine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +975,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{5}
+	return file_engine_proto_rawDescGZIP(), []int{11}
 }
 
 type GetPoolRequest struct {
@@ -539,7 +987,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_engine_proto_msgTypes[6]
+	mi := &file_engine_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +999,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[6]
+	mi := &file_engine_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +1012,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{6}
+	return file_engine_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -577,17 +1025,19 @@ func (x *GetPoolRequest) GetName() string {
 type OpenPoolRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exactly one of name and member.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Member        string `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
-	AcceptLoss    bool   `protobuf:"varint,3,opt,name=accept_loss,json=acceptLoss,proto3" json:"accept_loss,omitempty"`
-	ReadOnly      bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Name       string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Member     string `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	AcceptLoss bool   `protobuf:"varint,3,opt,name=accept_loss,json=acceptLoss,proto3" json:"accept_loss,omitempty"`
+	ReadOnly   bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Where the pool's other members are, beside where they were last seen.
+	Members       []string `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenPoolRequest) Reset() {
 	*x = OpenPoolRequest{}
-	mi := &file_engine_proto_msgTypes[7]
+	mi := &file_engine_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +1049,7 @@ func (x *OpenPoolRequest) String() string {
 func (*OpenPoolRequest) ProtoMessage() {}
 
 func (x *OpenPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[7]
+	mi := &file_engine_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +1062,7 @@ func (x *OpenPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenPoolRequest.ProtoReflect.Descriptor instead.
 func (*OpenPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{7}
+	return file_engine_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenPoolRequest) GetName() string {
@@ -643,6 +1093,13 @@ func (x *OpenPoolRequest) GetReadOnly() bool {
 	return false
 }
 
+func (x *OpenPoolRequest) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 type GrowPoolRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -654,7 +1111,7 @@ type GrowPoolRequest struct {
 
 func (x *GrowPoolRequest) Reset() {
 	*x = GrowPoolRequest{}
-	mi := &file_engine_proto_msgTypes[8]
+	mi := &file_engine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +1123,7 @@ func (x *GrowPoolRequest) String() string {
 func (*GrowPoolRequest) ProtoMessage() {}
 
 func (x *GrowPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[8]
+	mi := &file_engine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +1136,7 @@ func (x *GrowPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowPoolRequest.ProtoReflect.Descriptor instead.
 func (*GrowPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{8}
+	return file_engine_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GrowPoolRequest) GetName() string {
@@ -705,7 +1162,7 @@ type ClosePoolRequest struct {
 
 func (x *ClosePoolRequest) Reset() {
 	*x = ClosePoolRequest{}
-	mi := &file_engine_proto_msgTypes[9]
+	mi := &file_engine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +1174,7 @@ func (x *ClosePoolRequest) String() string {
 func (*ClosePoolRequest) ProtoMessage() {}
 
 func (x *ClosePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[9]
+	mi := &file_engine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +1187,7 @@ func (x *ClosePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePoolRequest.ProtoReflect.Descriptor instead.
 func (*ClosePoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{9}
+	return file_engine_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClosePoolRequest) GetName() string {
@@ -748,7 +1205,7 @@ type ClosePoolResponse struct {
 
 func (x *ClosePoolResponse) Reset() {
 	*x = ClosePoolResponse{}
-	mi := &file_engine_proto_msgTypes[10]
+	mi := &file_engine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +1217,7 @@ func (x *ClosePoolResponse) String() string {
 func (*ClosePoolResponse) ProtoMessage() {}
 
 func (x *ClosePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[10]
+	mi := &file_engine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +1230,7 @@ func (x *ClosePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePoolResponse.ProtoReflect.Descriptor instead.
 func (*ClosePoolResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{10}
+	return file_engine_proto_rawDescGZIP(), []int{16}
 }
 
 type GetPoolMetadataRequest struct {
@@ -785,7 +1242,7 @@ type GetPoolMetadataRequest struct {
 
 func (x *GetPoolMetadataRequest) Reset() {
 	*x = GetPoolMetadataRequest{}
-	mi := &file_engine_proto_msgTypes[11]
+	mi := &file_engine_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1254,7 @@ func (x *GetPoolMetadataRequest) String() string {
 func (*GetPoolMetadataRequest) ProtoMessage() {}
 
 func (x *GetPoolMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[11]
+	mi := &file_engine_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1267,7 @@ func (x *GetPoolMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolMetadataRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{11}
+	return file_engine_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetPoolMetadataRequest) GetName() string {
@@ -837,7 +1294,7 @@ type PoolMetadata struct {
 
 func (x *PoolMetadata) Reset() {
 	*x = PoolMetadata{}
-	mi := &file_engine_proto_msgTypes[12]
+	mi := &file_engine_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +1306,7 @@ func (x *PoolMetadata) String() string {
 func (*PoolMetadata) ProtoMessage() {}
 
 func (x *PoolMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[12]
+	mi := &file_engine_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +1319,7 @@ func (x *PoolMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolMetadata.ProtoReflect.Descriptor instead.
 func (*PoolMetadata) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{12}
+	return file_engine_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PoolMetadata) GetLogPayload() uint64 {
@@ -930,7 +1387,7 @@ type CheckPoolRequest struct {
 
 func (x *CheckPoolRequest) Reset() {
 	*x = CheckPoolRequest{}
-	mi := &file_engine_proto_msgTypes[13]
+	mi := &file_engine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1399,7 @@ func (x *CheckPoolRequest) String() string {
 func (*CheckPoolRequest) ProtoMessage() {}
 
 func (x *CheckPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[13]
+	mi := &file_engine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1412,7 @@ func (x *CheckPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPoolRequest.ProtoReflect.Descriptor instead.
 func (*CheckPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{13}
+	return file_engine_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CheckPoolRequest) GetName() string {
@@ -976,7 +1433,7 @@ type ScrubPoolRequest struct {
 
 func (x *ScrubPoolRequest) Reset() {
 	*x = ScrubPoolRequest{}
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1445,7 @@ func (x *ScrubPoolRequest) String() string {
 func (*ScrubPoolRequest) ProtoMessage() {}
 
 func (x *ScrubPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1458,7 @@ func (x *ScrubPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubPoolRequest.ProtoReflect.Descriptor instead.
 func (*ScrubPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{14}
+	return file_engine_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ScrubPoolRequest) GetName() string {
@@ -1031,7 +1488,7 @@ type ScrubEvent struct {
 
 func (x *ScrubEvent) Reset() {
 	*x = ScrubEvent{}
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1500,7 @@ func (x *ScrubEvent) String() string {
 func (*ScrubEvent) ProtoMessage() {}
 
 func (x *ScrubEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1513,7 @@ func (x *ScrubEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubEvent.ProtoReflect.Descriptor instead.
 func (*ScrubEvent) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{15}
+	return file_engine_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ScrubEvent) GetEvent() isScrubEvent_Event {
@@ -1114,7 +1571,7 @@ type ScrubReport struct {
 
 func (x *ScrubReport) Reset() {
 	*x = ScrubReport{}
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1583,7 @@ func (x *ScrubReport) String() string {
 func (*ScrubReport) ProtoMessage() {}
 
 func (x *ScrubReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1596,7 @@ func (x *ScrubReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
 func (*ScrubReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{16}
+	return file_engine_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScrubReport) GetTotal() int64 {
@@ -1198,7 +1655,7 @@ type ScrubProblem struct {
 
 func (x *ScrubProblem) Reset() {
 	*x = ScrubProblem{}
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1667,7 @@ func (x *ScrubProblem) String() string {
 func (*ScrubProblem) ProtoMessage() {}
 
 func (x *ScrubProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1680,7 @@ func (x *ScrubProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubProblem.ProtoReflect.Descriptor instead.
 func (*ScrubProblem) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{17}
+	return file_engine_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ScrubProblem) GetPool() string {
@@ -1300,7 +1757,7 @@ type ScrubSnapshot struct {
 
 func (x *ScrubSnapshot) Reset() {
 	*x = ScrubSnapshot{}
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1769,7 @@ func (x *ScrubSnapshot) String() string {
 func (*ScrubSnapshot) ProtoMessage() {}
 
 func (x *ScrubSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1782,7 @@ func (x *ScrubSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubSnapshot.ProtoReflect.Descriptor instead.
 func (*ScrubSnapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{18}
+	return file_engine_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScrubSnapshot) GetName() string {
@@ -1371,7 +1828,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1840,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1853,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{19}
+	return file_engine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Volume) GetName() string {
@@ -1540,7 +1997,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +2009,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +2022,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{20}
+	return file_engine_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Counters) GetReads() uint64 {
@@ -1684,7 +2141,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +2153,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +2166,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{21}
+	return file_engine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateVolumeRequest) GetPool() string {
@@ -1784,7 +2241,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +2253,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +2266,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{22}
+	return file_engine_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListVolumesRequest) GetPool() string {
@@ -1829,7 +2286,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2298,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2311,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{23}
+	return file_engine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetVolumeRequest) GetPool() string {
@@ -1882,7 +2339,7 @@ type GrowVolumeRequest struct {
 
 func (x *GrowVolumeRequest) Reset() {
 	*x = GrowVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2351,7 @@ func (x *GrowVolumeRequest) String() string {
 func (*GrowVolumeRequest) ProtoMessage() {}
 
 func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2364,7 @@ func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GrowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{24}
+	return file_engine_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GrowVolumeRequest) GetPool() string {
@@ -1941,7 +2398,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2410,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2423,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{25}
+	return file_engine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteVolumeRequest) GetPool() string {
@@ -1991,7 +2448,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2460,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2473,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{26}
+	return file_engine_proto_rawDescGZIP(), []int{32}
 }
 
 type SetVolumeLabelsRequest struct {
@@ -2030,7 +2487,7 @@ type SetVolumeLabelsRequest struct {
 
 func (x *SetVolumeLabelsRequest) Reset() {
 	*x = SetVolumeLabelsRequest{}
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2499,7 @@ func (x *SetVolumeLabelsRequest) String() string {
 func (*SetVolumeLabelsRequest) ProtoMessage() {}
 
 func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2512,7 @@ func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLabelsRequest.ProtoReflect.Descriptor instead.
 func (*SetVolumeLabelsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{27}
+	return file_engine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetVolumeLabelsRequest) GetPool() string {
@@ -2092,7 +2549,7 @@ type ChangeVolumeRequest struct {
 
 func (x *ChangeVolumeRequest) Reset() {
 	*x = ChangeVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2561,7 @@ func (x *ChangeVolumeRequest) String() string {
 func (*ChangeVolumeRequest) ProtoMessage() {}
 
 func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2574,7 @@ func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{28}
+	return file_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ChangeVolumeRequest) GetPool() string {
@@ -2162,7 +2619,7 @@ type TidyVolumeRequest struct {
 
 func (x *TidyVolumeRequest) Reset() {
 	*x = TidyVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2631,7 @@ func (x *TidyVolumeRequest) String() string {
 func (*TidyVolumeRequest) ProtoMessage() {}
 
 func (x *TidyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2644,7 @@ func (x *TidyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TidyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*TidyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{29}
+	return file_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TidyVolumeRequest) GetPool() string {
@@ -2234,7 +2691,7 @@ type TidyStep struct {
 
 func (x *TidyStep) Reset() {
 	*x = TidyStep{}
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2703,7 @@ func (x *TidyStep) String() string {
 func (*TidyStep) ProtoMessage() {}
 
 func (x *TidyStep) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2716,7 @@ func (x *TidyStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TidyStep.ProtoReflect.Descriptor instead.
 func (*TidyStep) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TidyStep) GetSize() int64 {
@@ -2308,7 +2765,7 @@ type RollbackVolumeRequest struct {
 
 func (x *RollbackVolumeRequest) Reset() {
 	*x = RollbackVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2777,7 @@ func (x *RollbackVolumeRequest) String() string {
 func (*RollbackVolumeRequest) ProtoMessage() {}
 
 func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2790,7 @@ func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RollbackVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RollbackVolumeRequest) GetPool() string {
@@ -2371,7 +2828,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2840,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2853,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Attachment) GetPool() string {
@@ -2445,7 +2902,7 @@ type AttachVolumeRequest struct {
 
 func (x *AttachVolumeRequest) Reset() {
 	*x = AttachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2914,7 @@ func (x *AttachVolumeRequest) String() string {
 func (*AttachVolumeRequest) ProtoMessage() {}
 
 func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2927,7 @@ func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AttachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AttachVolumeRequest) GetPool() string {
@@ -2504,7 +2961,7 @@ type DetachVolumeRequest struct {
 
 func (x *DetachVolumeRequest) Reset() {
 	*x = DetachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2973,7 @@ func (x *DetachVolumeRequest) String() string {
 func (*DetachVolumeRequest) ProtoMessage() {}
 
 func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2986,7 @@ func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DetachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DetachVolumeRequest) GetPool() string {
@@ -2554,7 +3011,7 @@ type DetachVolumeResponse struct {
 
 func (x *DetachVolumeResponse) Reset() {
 	*x = DetachVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +3023,7 @@ func (x *DetachVolumeResponse) String() string {
 func (*DetachVolumeResponse) ProtoMessage() {}
 
 func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +3036,7 @@ func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DetachVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_proto_rawDescGZIP(), []int{41}
 }
 
 type ListAttachmentsRequest struct {
@@ -2592,7 +3049,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +3061,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +3074,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListAttachmentsRequest) GetPool() string {
@@ -2647,7 +3104,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +3116,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +3129,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Snapshot) GetName() string {
@@ -2757,7 +3214,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +3226,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +3239,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CreateSnapshotRequest) GetPool() string {
@@ -2824,7 +3281,7 @@ type CreateSnapshotGroupRequest struct {
 
 func (x *CreateSnapshotGroupRequest) Reset() {
 	*x = CreateSnapshotGroupRequest{}
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3293,7 @@ func (x *CreateSnapshotGroupRequest) String() string {
 func (*CreateSnapshotGroupRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3306,7 @@ func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateSnapshotGroupRequest) GetPool() string {
@@ -2884,7 +3341,7 @@ type SnapshotOfGroup struct {
 
 func (x *SnapshotOfGroup) Reset() {
 	*x = SnapshotOfGroup{}
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3353,7 @@ func (x *SnapshotOfGroup) String() string {
 func (*SnapshotOfGroup) ProtoMessage() {}
 
 func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3366,7 @@ func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOfGroup.ProtoReflect.Descriptor instead.
 func (*SnapshotOfGroup) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SnapshotOfGroup) GetName() string {
@@ -2943,7 +3400,7 @@ type CreateSnapshotGroupResponse struct {
 
 func (x *CreateSnapshotGroupResponse) Reset() {
 	*x = CreateSnapshotGroupResponse{}
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3412,7 @@ func (x *CreateSnapshotGroupResponse) String() string {
 func (*CreateSnapshotGroupResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3425,7 @@ func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateSnapshotGroupResponse) GetSnapshots() []*Snapshot {
@@ -2989,7 +3446,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3458,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3471,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListSnapshotsRequest) GetPool() string {
@@ -3043,7 +3500,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3512,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3525,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{43}
+	return file_engine_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetSnapshotRequest) GetPool() string {
@@ -3102,7 +3559,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3571,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3584,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{44}
+	return file_engine_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -3162,7 +3619,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3631,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3644,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{45}
+	return file_engine_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListRangesRequest) GetPool() string {
@@ -3248,7 +3705,7 @@ type RangesPage struct {
 
 func (x *RangesPage) Reset() {
 	*x = RangesPage{}
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3717,7 @@ func (x *RangesPage) String() string {
 func (*RangesPage) ProtoMessage() {}
 
 func (x *RangesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3730,7 @@ func (x *RangesPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesPage.ProtoReflect.Descriptor instead.
 func (*RangesPage) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{46}
+	return file_engine_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RangesPage) GetSize() int64 {
@@ -3314,7 +3771,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[47]
+	mi := &file_engine_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3783,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[47]
+	mi := &file_engine_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3796,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{47}
+	return file_engine_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -3364,7 +3821,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[48]
+	mi := &file_engine_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3833,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[48]
+	mi := &file_engine_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3846,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{48}
+	return file_engine_proto_rawDescGZIP(), []int{54}
 }
 
 type CheckReport struct {
@@ -3408,7 +3865,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[49]
+	mi := &file_engine_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3877,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[49]
+	mi := &file_engine_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3890,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{49}
+	return file_engine_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -3494,7 +3951,7 @@ const file_engine_proto_rawDesc = "" +
 	"\areasons\x18\x01 \x03(\tR\areasons\"\x10\n" +
 	"\x0eVersionRequest\"+\n" +
 	"\x0fVersionResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\"\xb8\x04\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"\x8b\x05\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -3518,22 +3975,63 @@ const file_engine_proto_rawDesc = "" +
 	"\x0echecksum_bytes\x18\x13 \x01(\x03R\rchecksumBytes\x12\x1a\n" +
 	"\bunsummed\x18\x14 \x01(\x03R\bunsummed\x12\x1a\n" +
 	"\breserved\x18\x15 \x01(\x03R\breserved\x12\x14\n" +
-	"\x05thick\x18\x16 \x01(\x03R\x05thick\"\x85\x01\n" +
+	"\x05thick\x18\x16 \x01(\x03R\x05thick\x12\x1e\n" +
+	"\n" +
+	"allocation\x18\x17 \x01(\tR\n" +
+	"allocation\x121\n" +
+	"\amembers\x18\x18 \x03(\v2\x17.rowan.engine.v1.MemberR\amembers\"\xea\x01\n" +
+	"\x06Member\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x1c\n" +
+	"\tdirectory\x18\x04 \x01(\tR\tdirectory\x12\x16\n" +
+	"\x06device\x18\x05 \x01(\tR\x06device\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1a\n" +
+	"\bmetadata\x18\b \x01(\bR\bmetadata\x12\x12\n" +
+	"\x04size\x18\t \x01(\x03R\x04size\x12\x12\n" +
+	"\x04used\x18\n" +
+	" \x01(\x03R\x04used\"j\n" +
+	"\n" +
+	"MemberSpec\x12\x1c\n" +
+	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
+	"\x04wipe\x18\x03 \x01(\bR\x04wipe\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\"[\n" +
+	"\x10AddMemberRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x123\n" +
+	"\x06member\x18\x02 \x01(\v2\x1b.rowan.engine.v1.MemberSpecR\x06member\"S\n" +
+	"\x11GrowMemberRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\tR\x06member\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"X\n" +
+	"\x12DrainMemberRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\tR\x06member\x12\x16\n" +
+	"\x06cancel\x18\x03 \x01(\bR\x06cancel\"A\n" +
+	"\x13RemoveMemberRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\tR\x06member\"\xd6\x01\n" +
 	"\x11CreatePoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x12\n" +
 	"\x04wipe\x18\x04 \x01(\bR\x04wipe\x12\x12\n" +
-	"\x04size\x18\x05 \x01(\x03R\x04size\"\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x1e\n" +
+	"\n" +
+	"allocation\x18\x06 \x01(\tR\n" +
+	"allocation\x12/\n" +
+	"\x04more\x18\a \x03(\v2\x1b.rowan.engine.v1.MemberSpecR\x04more\"\x12\n" +
 	"\x10ListPoolsRequest\"$\n" +
 	"\x0eGetPoolRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"{\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x95\x01\n" +
 	"\x0fOpenPoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1f\n" +
 	"\vaccept_loss\x18\x03 \x01(\bR\n" +
 	"acceptLoss\x12\x1b\n" +
-	"\tread_only\x18\x04 \x01(\bR\breadOnly\"9\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x18\n" +
+	"\amembers\x18\x05 \x03(\tR\amembers\"9\n" +
 	"\x0fGrowPoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\"&\n" +
@@ -3783,7 +4281,7 @@ const file_engine_proto_rawDesc = "" +
 	"\n" +
 	"VolumeMode\x12\x13\n" +
 	"\x0fVOLUME_MODE_ROW\x10\x00\x12\x13\n" +
-	"\x0fVOLUME_MODE_COW\x10\x012\x87\x12\n" +
+	"\x0fVOLUME_MODE_COW\x10\x012\xaf\x14\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
@@ -3791,7 +4289,12 @@ const file_engine_proto_rawDesc = "" +
 	"\tListPools\x12!.rowan.engine.v1.ListPoolsRequest\x1a\x15.rowan.engine.v1.Pool0\x01\x12A\n" +
 	"\aGetPool\x12\x1f.rowan.engine.v1.GetPoolRequest\x1a\x15.rowan.engine.v1.Pool\x12C\n" +
 	"\bOpenPool\x12 .rowan.engine.v1.OpenPoolRequest\x1a\x15.rowan.engine.v1.Pool\x12C\n" +
-	"\bGrowPool\x12 .rowan.engine.v1.GrowPoolRequest\x1a\x15.rowan.engine.v1.Pool\x12R\n" +
+	"\bGrowPool\x12 .rowan.engine.v1.GrowPoolRequest\x1a\x15.rowan.engine.v1.Pool\x12E\n" +
+	"\tAddMember\x12!.rowan.engine.v1.AddMemberRequest\x1a\x15.rowan.engine.v1.Pool\x12G\n" +
+	"\n" +
+	"GrowMember\x12\".rowan.engine.v1.GrowMemberRequest\x1a\x15.rowan.engine.v1.Pool\x12I\n" +
+	"\vDrainMember\x12#.rowan.engine.v1.DrainMemberRequest\x1a\x15.rowan.engine.v1.Pool\x12K\n" +
+	"\fRemoveMember\x12$.rowan.engine.v1.RemoveMemberRequest\x1a\x15.rowan.engine.v1.Pool\x12R\n" +
 	"\tClosePool\x12!.rowan.engine.v1.ClosePoolRequest\x1a\".rowan.engine.v1.ClosePoolResponse\x12Y\n" +
 	"\x0fGetPoolMetadata\x12'.rowan.engine.v1.GetPoolMetadataRequest\x1a\x1d.rowan.engine.v1.PoolMetadata\x12L\n" +
 	"\tCheckPool\x12!.rowan.engine.v1.CheckPoolRequest\x1a\x1c.rowan.engine.v1.CheckReport\x12M\n" +
@@ -3831,147 +4334,164 @@ func file_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_engine_proto_goTypes = []any{
 	(VolumeMode)(0),                     // 0: rowan.engine.v1.VolumeMode
 	(*ErrorDetail)(nil),                 // 1: rowan.engine.v1.ErrorDetail
 	(*VersionRequest)(nil),              // 2: rowan.engine.v1.VersionRequest
 	(*VersionResponse)(nil),             // 3: rowan.engine.v1.VersionResponse
 	(*Pool)(nil),                        // 4: rowan.engine.v1.Pool
-	(*CreatePoolRequest)(nil),           // 5: rowan.engine.v1.CreatePoolRequest
-	(*ListPoolsRequest)(nil),            // 6: rowan.engine.v1.ListPoolsRequest
-	(*GetPoolRequest)(nil),              // 7: rowan.engine.v1.GetPoolRequest
-	(*OpenPoolRequest)(nil),             // 8: rowan.engine.v1.OpenPoolRequest
-	(*GrowPoolRequest)(nil),             // 9: rowan.engine.v1.GrowPoolRequest
-	(*ClosePoolRequest)(nil),            // 10: rowan.engine.v1.ClosePoolRequest
-	(*ClosePoolResponse)(nil),           // 11: rowan.engine.v1.ClosePoolResponse
-	(*GetPoolMetadataRequest)(nil),      // 12: rowan.engine.v1.GetPoolMetadataRequest
-	(*PoolMetadata)(nil),                // 13: rowan.engine.v1.PoolMetadata
-	(*CheckPoolRequest)(nil),            // 14: rowan.engine.v1.CheckPoolRequest
-	(*ScrubPoolRequest)(nil),            // 15: rowan.engine.v1.ScrubPoolRequest
-	(*ScrubEvent)(nil),                  // 16: rowan.engine.v1.ScrubEvent
-	(*ScrubReport)(nil),                 // 17: rowan.engine.v1.ScrubReport
-	(*ScrubProblem)(nil),                // 18: rowan.engine.v1.ScrubProblem
-	(*ScrubSnapshot)(nil),               // 19: rowan.engine.v1.ScrubSnapshot
-	(*Volume)(nil),                      // 20: rowan.engine.v1.Volume
-	(*Counters)(nil),                    // 21: rowan.engine.v1.Counters
-	(*CreateVolumeRequest)(nil),         // 22: rowan.engine.v1.CreateVolumeRequest
-	(*ListVolumesRequest)(nil),          // 23: rowan.engine.v1.ListVolumesRequest
-	(*GetVolumeRequest)(nil),            // 24: rowan.engine.v1.GetVolumeRequest
-	(*GrowVolumeRequest)(nil),           // 25: rowan.engine.v1.GrowVolumeRequest
-	(*DeleteVolumeRequest)(nil),         // 26: rowan.engine.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),        // 27: rowan.engine.v1.DeleteVolumeResponse
-	(*SetVolumeLabelsRequest)(nil),      // 28: rowan.engine.v1.SetVolumeLabelsRequest
-	(*ChangeVolumeRequest)(nil),         // 29: rowan.engine.v1.ChangeVolumeRequest
-	(*TidyVolumeRequest)(nil),           // 30: rowan.engine.v1.TidyVolumeRequest
-	(*TidyStep)(nil),                    // 31: rowan.engine.v1.TidyStep
-	(*RollbackVolumeRequest)(nil),       // 32: rowan.engine.v1.RollbackVolumeRequest
-	(*Attachment)(nil),                  // 33: rowan.engine.v1.Attachment
-	(*AttachVolumeRequest)(nil),         // 34: rowan.engine.v1.AttachVolumeRequest
-	(*DetachVolumeRequest)(nil),         // 35: rowan.engine.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil),        // 36: rowan.engine.v1.DetachVolumeResponse
-	(*ListAttachmentsRequest)(nil),      // 37: rowan.engine.v1.ListAttachmentsRequest
-	(*Snapshot)(nil),                    // 38: rowan.engine.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),       // 39: rowan.engine.v1.CreateSnapshotRequest
-	(*CreateSnapshotGroupRequest)(nil),  // 40: rowan.engine.v1.CreateSnapshotGroupRequest
-	(*SnapshotOfGroup)(nil),             // 41: rowan.engine.v1.SnapshotOfGroup
-	(*CreateSnapshotGroupResponse)(nil), // 42: rowan.engine.v1.CreateSnapshotGroupResponse
-	(*ListSnapshotsRequest)(nil),        // 43: rowan.engine.v1.ListSnapshotsRequest
-	(*GetSnapshotRequest)(nil),          // 44: rowan.engine.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),         // 45: rowan.engine.v1.GetSnapshotResponse
-	(*ListRangesRequest)(nil),           // 46: rowan.engine.v1.ListRangesRequest
-	(*RangesPage)(nil),                  // 47: rowan.engine.v1.RangesPage
-	(*DeleteSnapshotRequest)(nil),       // 48: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 49: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),                 // 50: rowan.engine.v1.CheckReport
-	nil,                                 // 51: rowan.engine.v1.Volume.LabelsEntry
-	nil,                                 // 52: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                                 // 53: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                                 // 54: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                                 // 55: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	nil,                                 // 56: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),       // 57: google.protobuf.Timestamp
+	(*Member)(nil),                      // 5: rowan.engine.v1.Member
+	(*MemberSpec)(nil),                  // 6: rowan.engine.v1.MemberSpec
+	(*AddMemberRequest)(nil),            // 7: rowan.engine.v1.AddMemberRequest
+	(*GrowMemberRequest)(nil),           // 8: rowan.engine.v1.GrowMemberRequest
+	(*DrainMemberRequest)(nil),          // 9: rowan.engine.v1.DrainMemberRequest
+	(*RemoveMemberRequest)(nil),         // 10: rowan.engine.v1.RemoveMemberRequest
+	(*CreatePoolRequest)(nil),           // 11: rowan.engine.v1.CreatePoolRequest
+	(*ListPoolsRequest)(nil),            // 12: rowan.engine.v1.ListPoolsRequest
+	(*GetPoolRequest)(nil),              // 13: rowan.engine.v1.GetPoolRequest
+	(*OpenPoolRequest)(nil),             // 14: rowan.engine.v1.OpenPoolRequest
+	(*GrowPoolRequest)(nil),             // 15: rowan.engine.v1.GrowPoolRequest
+	(*ClosePoolRequest)(nil),            // 16: rowan.engine.v1.ClosePoolRequest
+	(*ClosePoolResponse)(nil),           // 17: rowan.engine.v1.ClosePoolResponse
+	(*GetPoolMetadataRequest)(nil),      // 18: rowan.engine.v1.GetPoolMetadataRequest
+	(*PoolMetadata)(nil),                // 19: rowan.engine.v1.PoolMetadata
+	(*CheckPoolRequest)(nil),            // 20: rowan.engine.v1.CheckPoolRequest
+	(*ScrubPoolRequest)(nil),            // 21: rowan.engine.v1.ScrubPoolRequest
+	(*ScrubEvent)(nil),                  // 22: rowan.engine.v1.ScrubEvent
+	(*ScrubReport)(nil),                 // 23: rowan.engine.v1.ScrubReport
+	(*ScrubProblem)(nil),                // 24: rowan.engine.v1.ScrubProblem
+	(*ScrubSnapshot)(nil),               // 25: rowan.engine.v1.ScrubSnapshot
+	(*Volume)(nil),                      // 26: rowan.engine.v1.Volume
+	(*Counters)(nil),                    // 27: rowan.engine.v1.Counters
+	(*CreateVolumeRequest)(nil),         // 28: rowan.engine.v1.CreateVolumeRequest
+	(*ListVolumesRequest)(nil),          // 29: rowan.engine.v1.ListVolumesRequest
+	(*GetVolumeRequest)(nil),            // 30: rowan.engine.v1.GetVolumeRequest
+	(*GrowVolumeRequest)(nil),           // 31: rowan.engine.v1.GrowVolumeRequest
+	(*DeleteVolumeRequest)(nil),         // 32: rowan.engine.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),        // 33: rowan.engine.v1.DeleteVolumeResponse
+	(*SetVolumeLabelsRequest)(nil),      // 34: rowan.engine.v1.SetVolumeLabelsRequest
+	(*ChangeVolumeRequest)(nil),         // 35: rowan.engine.v1.ChangeVolumeRequest
+	(*TidyVolumeRequest)(nil),           // 36: rowan.engine.v1.TidyVolumeRequest
+	(*TidyStep)(nil),                    // 37: rowan.engine.v1.TidyStep
+	(*RollbackVolumeRequest)(nil),       // 38: rowan.engine.v1.RollbackVolumeRequest
+	(*Attachment)(nil),                  // 39: rowan.engine.v1.Attachment
+	(*AttachVolumeRequest)(nil),         // 40: rowan.engine.v1.AttachVolumeRequest
+	(*DetachVolumeRequest)(nil),         // 41: rowan.engine.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),        // 42: rowan.engine.v1.DetachVolumeResponse
+	(*ListAttachmentsRequest)(nil),      // 43: rowan.engine.v1.ListAttachmentsRequest
+	(*Snapshot)(nil),                    // 44: rowan.engine.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),       // 45: rowan.engine.v1.CreateSnapshotRequest
+	(*CreateSnapshotGroupRequest)(nil),  // 46: rowan.engine.v1.CreateSnapshotGroupRequest
+	(*SnapshotOfGroup)(nil),             // 47: rowan.engine.v1.SnapshotOfGroup
+	(*CreateSnapshotGroupResponse)(nil), // 48: rowan.engine.v1.CreateSnapshotGroupResponse
+	(*ListSnapshotsRequest)(nil),        // 49: rowan.engine.v1.ListSnapshotsRequest
+	(*GetSnapshotRequest)(nil),          // 50: rowan.engine.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),         // 51: rowan.engine.v1.GetSnapshotResponse
+	(*ListRangesRequest)(nil),           // 52: rowan.engine.v1.ListRangesRequest
+	(*RangesPage)(nil),                  // 53: rowan.engine.v1.RangesPage
+	(*DeleteSnapshotRequest)(nil),       // 54: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 55: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),                 // 56: rowan.engine.v1.CheckReport
+	nil,                                 // 57: rowan.engine.v1.Volume.LabelsEntry
+	nil,                                 // 58: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                                 // 59: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                                 // 60: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                                 // 61: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	nil,                                 // 62: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),       // 63: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
-	17, // 0: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
-	18, // 1: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
-	19, // 2: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
-	57, // 3: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	51, // 4: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
-	21, // 5: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
-	0,  // 6: rowan.engine.v1.Volume.mode:type_name -> rowan.engine.v1.VolumeMode
-	52, // 7: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	0,  // 8: rowan.engine.v1.CreateVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
-	53, // 9: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	0,  // 10: rowan.engine.v1.ChangeVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
-	57, // 11: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	54, // 12: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	55, // 13: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	41, // 14: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
-	56, // 15: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	38, // 16: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
-	38, // 17: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
-	2,  // 18: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
-	5,  // 19: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
-	6,  // 20: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
-	7,  // 21: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
-	8,  // 22: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
-	9,  // 23: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
-	10, // 24: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
-	12, // 25: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
-	14, // 26: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
-	15, // 27: rowan.engine.v1.Engine.ScrubPool:input_type -> rowan.engine.v1.ScrubPoolRequest
-	22, // 28: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
-	23, // 29: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
-	24, // 30: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
-	25, // 31: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
-	26, // 32: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
-	28, // 33: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
-	29, // 34: rowan.engine.v1.Engine.ChangeVolume:input_type -> rowan.engine.v1.ChangeVolumeRequest
-	30, // 35: rowan.engine.v1.Engine.TidyVolume:input_type -> rowan.engine.v1.TidyVolumeRequest
-	32, // 36: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
-	34, // 37: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
-	35, // 38: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
-	37, // 39: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
-	39, // 40: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
-	40, // 41: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
-	43, // 42: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
-	44, // 43: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	46, // 44: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
-	48, // 45: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	3,  // 46: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	4,  // 47: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	4,  // 48: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	4,  // 49: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	4,  // 50: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	4,  // 51: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
-	11, // 52: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	13, // 53: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
-	50, // 54: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	16, // 55: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
-	20, // 56: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	20, // 57: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	20, // 58: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	20, // 59: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	27, // 60: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	20, // 61: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	20, // 62: rowan.engine.v1.Engine.ChangeVolume:output_type -> rowan.engine.v1.Volume
-	31, // 63: rowan.engine.v1.Engine.TidyVolume:output_type -> rowan.engine.v1.TidyStep
-	20, // 64: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	33, // 65: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	36, // 66: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	33, // 67: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	38, // 68: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	42, // 69: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
-	38, // 70: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	45, // 71: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	47, // 72: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
-	49, // 73: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	46, // [46:74] is the sub-list for method output_type
-	18, // [18:46] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	5,  // 0: rowan.engine.v1.Pool.members:type_name -> rowan.engine.v1.Member
+	6,  // 1: rowan.engine.v1.AddMemberRequest.member:type_name -> rowan.engine.v1.MemberSpec
+	6,  // 2: rowan.engine.v1.CreatePoolRequest.more:type_name -> rowan.engine.v1.MemberSpec
+	23, // 3: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
+	24, // 4: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
+	25, // 5: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
+	63, // 6: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	57, // 7: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	27, // 8: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
+	0,  // 9: rowan.engine.v1.Volume.mode:type_name -> rowan.engine.v1.VolumeMode
+	58, // 10: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	0,  // 11: rowan.engine.v1.CreateVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
+	59, // 12: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	0,  // 13: rowan.engine.v1.ChangeVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
+	63, // 14: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	60, // 15: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	61, // 16: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	47, // 17: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
+	62, // 18: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	44, // 19: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
+	44, // 20: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
+	2,  // 21: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
+	11, // 22: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
+	12, // 23: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
+	13, // 24: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
+	14, // 25: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
+	15, // 26: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
+	7,  // 27: rowan.engine.v1.Engine.AddMember:input_type -> rowan.engine.v1.AddMemberRequest
+	8,  // 28: rowan.engine.v1.Engine.GrowMember:input_type -> rowan.engine.v1.GrowMemberRequest
+	9,  // 29: rowan.engine.v1.Engine.DrainMember:input_type -> rowan.engine.v1.DrainMemberRequest
+	10, // 30: rowan.engine.v1.Engine.RemoveMember:input_type -> rowan.engine.v1.RemoveMemberRequest
+	16, // 31: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
+	18, // 32: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
+	20, // 33: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
+	21, // 34: rowan.engine.v1.Engine.ScrubPool:input_type -> rowan.engine.v1.ScrubPoolRequest
+	28, // 35: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
+	29, // 36: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
+	30, // 37: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
+	31, // 38: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
+	32, // 39: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
+	34, // 40: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
+	35, // 41: rowan.engine.v1.Engine.ChangeVolume:input_type -> rowan.engine.v1.ChangeVolumeRequest
+	36, // 42: rowan.engine.v1.Engine.TidyVolume:input_type -> rowan.engine.v1.TidyVolumeRequest
+	38, // 43: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
+	40, // 44: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
+	41, // 45: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
+	43, // 46: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
+	45, // 47: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
+	46, // 48: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
+	49, // 49: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
+	50, // 50: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
+	52, // 51: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
+	54, // 52: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	3,  // 53: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	4,  // 54: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	4,  // 55: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	4,  // 56: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	4,  // 57: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	4,  // 58: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
+	4,  // 59: rowan.engine.v1.Engine.AddMember:output_type -> rowan.engine.v1.Pool
+	4,  // 60: rowan.engine.v1.Engine.GrowMember:output_type -> rowan.engine.v1.Pool
+	4,  // 61: rowan.engine.v1.Engine.DrainMember:output_type -> rowan.engine.v1.Pool
+	4,  // 62: rowan.engine.v1.Engine.RemoveMember:output_type -> rowan.engine.v1.Pool
+	17, // 63: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	19, // 64: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	56, // 65: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	22, // 66: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
+	26, // 67: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	26, // 68: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	26, // 69: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	26, // 70: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	33, // 71: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	26, // 72: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	26, // 73: rowan.engine.v1.Engine.ChangeVolume:output_type -> rowan.engine.v1.Volume
+	37, // 74: rowan.engine.v1.Engine.TidyVolume:output_type -> rowan.engine.v1.TidyStep
+	26, // 75: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	39, // 76: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	42, // 77: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	39, // 78: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	44, // 79: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	48, // 80: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
+	44, // 81: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	51, // 82: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	53, // 83: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
+	55, // 84: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	53, // [53:85] is the sub-list for method output_type
+	21, // [21:53] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_engine_proto_init() }
@@ -3979,18 +4499,18 @@ func file_engine_proto_init() {
 	if File_engine_proto != nil {
 		return
 	}
-	file_engine_proto_msgTypes[15].OneofWrappers = []any{
+	file_engine_proto_msgTypes[21].OneofWrappers = []any{
 		(*ScrubEvent_Progress)(nil),
 		(*ScrubEvent_Problem)(nil),
 	}
-	file_engine_proto_msgTypes[28].OneofWrappers = []any{}
+	file_engine_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   56,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,10 @@ const (
 	Engine_GetPool_FullMethodName             = "/rowan.engine.v1.Engine/GetPool"
 	Engine_OpenPool_FullMethodName            = "/rowan.engine.v1.Engine/OpenPool"
 	Engine_GrowPool_FullMethodName            = "/rowan.engine.v1.Engine/GrowPool"
+	Engine_AddMember_FullMethodName           = "/rowan.engine.v1.Engine/AddMember"
+	Engine_GrowMember_FullMethodName          = "/rowan.engine.v1.Engine/GrowMember"
+	Engine_DrainMember_FullMethodName         = "/rowan.engine.v1.Engine/DrainMember"
+	Engine_RemoveMember_FullMethodName        = "/rowan.engine.v1.Engine/RemoveMember"
 	Engine_ClosePool_FullMethodName           = "/rowan.engine.v1.Engine/ClosePool"
 	Engine_GetPoolMetadata_FullMethodName     = "/rowan.engine.v1.Engine/GetPoolMetadata"
 	Engine_CheckPool_FullMethodName           = "/rowan.engine.v1.Engine/CheckPool"
@@ -67,6 +71,14 @@ type EngineClient interface {
 	OpenPool(ctx context.Context, in *OpenPoolRequest, opts ...grpc.CallOption) (*Pool, error)
 	// GrowPool lets a pool hold more; writes that wait for space go on.
 	GrowPool(ctx context.Context, in *GrowPoolRequest, opts ...grpc.CallOption) (*Pool, error)
+	// AddMember makes a member and takes it into a pool in use.
+	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*Pool, error)
+	// GrowMember lets one of several members hold more.
+	GrowMember(ctx context.Context, in *GrowMemberRequest, opts ...grpc.CallOption) (*Pool, error)
+	// DrainMember begins to move everything off a member, in the background; the pool's members tell how far it is. Asking again is no error.
+	DrainMember(ctx context.Context, in *DrainMemberRequest, opts ...grpc.CallOption) (*Pool, error)
+	// RemoveMember takes a member that holds nothing out of the pool and removes its files.
+	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*Pool, error)
 	// ClosePool closes a pool without attached volumes and forgets it; nothing in it is changed.
 	ClosePool(ctx context.Context, in *ClosePoolRequest, opts ...grpc.CallOption) (*ClosePoolResponse, error)
 	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
@@ -174,6 +186,46 @@ func (c *engineClient) GrowPool(ctx context.Context, in *GrowPoolRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Pool)
 	err := c.cc.Invoke(ctx, Engine_GrowPool_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*Pool, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Pool)
+	err := c.cc.Invoke(ctx, Engine_AddMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) GrowMember(ctx context.Context, in *GrowMemberRequest, opts ...grpc.CallOption) (*Pool, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Pool)
+	err := c.cc.Invoke(ctx, Engine_GrowMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) DrainMember(ctx context.Context, in *DrainMemberRequest, opts ...grpc.CallOption) (*Pool, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Pool)
+	err := c.cc.Invoke(ctx, Engine_DrainMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*Pool, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Pool)
+	err := c.cc.Invoke(ctx, Engine_RemoveMember_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -450,6 +502,14 @@ type EngineServer interface {
 	OpenPool(context.Context, *OpenPoolRequest) (*Pool, error)
 	// GrowPool lets a pool hold more; writes that wait for space go on.
 	GrowPool(context.Context, *GrowPoolRequest) (*Pool, error)
+	// AddMember makes a member and takes it into a pool in use.
+	AddMember(context.Context, *AddMemberRequest) (*Pool, error)
+	// GrowMember lets one of several members hold more.
+	GrowMember(context.Context, *GrowMemberRequest) (*Pool, error)
+	// DrainMember begins to move everything off a member, in the background; the pool's members tell how far it is. Asking again is no error.
+	DrainMember(context.Context, *DrainMemberRequest) (*Pool, error)
+	// RemoveMember takes a member that holds nothing out of the pool and removes its files.
+	RemoveMember(context.Context, *RemoveMemberRequest) (*Pool, error)
 	// ClosePool closes a pool without attached volumes and forgets it; nothing in it is changed.
 	ClosePool(context.Context, *ClosePoolRequest) (*ClosePoolResponse, error)
 	// GetPoolMetadata tells what the pool's metadata wrote since it was opened.
@@ -511,6 +571,18 @@ func (UnimplementedEngineServer) OpenPool(context.Context, *OpenPoolRequest) (*P
 }
 func (UnimplementedEngineServer) GrowPool(context.Context, *GrowPoolRequest) (*Pool, error) {
 	return nil, status.Error(codes.Unimplemented, "method GrowPool not implemented")
+}
+func (UnimplementedEngineServer) AddMember(context.Context, *AddMemberRequest) (*Pool, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
+}
+func (UnimplementedEngineServer) GrowMember(context.Context, *GrowMemberRequest) (*Pool, error) {
+	return nil, status.Error(codes.Unimplemented, "method GrowMember not implemented")
+}
+func (UnimplementedEngineServer) DrainMember(context.Context, *DrainMemberRequest) (*Pool, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainMember not implemented")
+}
+func (UnimplementedEngineServer) RemoveMember(context.Context, *RemoveMemberRequest) (*Pool, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
 }
 func (UnimplementedEngineServer) ClosePool(context.Context, *ClosePoolRequest) (*ClosePoolResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ClosePool not implemented")
@@ -696,6 +768,78 @@ func _Engine_GrowPool_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EngineServer).GrowPool(ctx, req.(*GrowPoolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_AddMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).AddMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_AddMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).AddMember(ctx, req.(*AddMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_GrowMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GrowMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).GrowMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_GrowMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).GrowMember(ctx, req.(*GrowMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_DrainMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).DrainMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_DrainMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).DrainMember(ctx, req.(*DrainMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).RemoveMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_RemoveMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).RemoveMember(ctx, req.(*RemoveMemberRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1094,6 +1238,22 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GrowPool",
 			Handler:    _Engine_GrowPool_Handler,
+		},
+		{
+			MethodName: "AddMember",
+			Handler:    _Engine_AddMember_Handler,
+		},
+		{
+			MethodName: "GrowMember",
+			Handler:    _Engine_GrowMember_Handler,
+		},
+		{
+			MethodName: "DrainMember",
+			Handler:    _Engine_DrainMember_Handler,
+		},
+		{
+			MethodName: "RemoveMember",
+			Handler:    _Engine_RemoveMember_Handler,
 		},
 		{
 			MethodName: "ClosePool",
