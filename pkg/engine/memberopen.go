@@ -334,7 +334,7 @@ func (p *Pool) newAllocator(db *pebble.DB, segments []poolSegment, surplus int64
 
 // meetMembers finds out who is in the pool and who is there, and returns all the members that are open now.
 func (p *Pool) meetMembers(db *pebble.DB, list []opened, why map[string]error, segments []poolSegment, fresh *fresh) ([]opened, error) {
-	recs := map[uint32]format.Member{}
+	var recs map[uint32]format.Member
 	var err error
 	if fresh != nil {
 		recs = fresh.members
