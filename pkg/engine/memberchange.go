@@ -178,6 +178,7 @@ func (p *Pool) meetAgain(m *poolMember, found opened) error {
 	p.event("a missing member is back", "member", back.String())
 	p.preparing.size(p)
 	p.preparing.kick()
+	p.summing.again()
 	return nil
 }
 

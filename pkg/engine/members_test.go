@@ -295,7 +295,11 @@ func TestMissingMember(t *testing.T) {
 			wantContent(t, p.open("whole"), whole)
 		}
 		wantContent(t, p.open("half"), half)
+		must(t, p.WaitChecksums(t.Context()))
 		p.check()
+		if r, err := p.Scrub(t.Context(), ScrubSpec{}); err != nil || r.Verified != 16<<20 {
+			t.Fatalf("scrub: %+v, %v", r, err)
+		}
 		must(t, p.Close(t.Context()))
 	}
 	p.reopen()

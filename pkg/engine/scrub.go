@@ -35,7 +35,7 @@ type ScrubSpec struct {
 type ScrubReport struct {
 	Total      int64 // frozen blocks when it began
 	Verified   int64 // that are what their checksums say
-	Unverified int64 // without a checksum yet, or freed meanwhile
+	Unverified int64 // without a checksum yet, freed meanwhile, or on a member that is missing
 	Damaged    int64 // that differ from their checksums, or cannot be read
 	Problems   int64 // stretches of damaged blocks
 }
@@ -229,6 +229,8 @@ func (s *scrubPage) piece(e runs.Entry, at, n int) error {
 	switch {
 	case errors.Is(err, ErrClosed):
 		return err
+	case errors.Is(err, ErrMemberMissing): // the pool says so; nothing is damaged
+		return nil
 	case err != nil && n > 1:
 		for i := range n {
 			if err := s.piece(e, at+i, 1); err != nil || s.moved {

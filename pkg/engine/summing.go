@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,12 +39,20 @@ type summing struct {
 	gen   uint64              // whose checksums are being made; 0: none
 	void  bool                // and are not to be stored any more
 	done  map[uint64]struct{} // generations that have all of theirs
-	aside map[uint64]struct{} // those with blocks that could not be read; until the pool is opened again
+	aside map[uint64]struct{} // those with blocks that could not be read; until the pool is opened or a member comes back
 	rest  map[uint64]time.Time
 }
 
 func newSumming() summing {
 	return summing{kicked: make(chan struct{}, 1), done: map[uint64]struct{}{}, aside: map[uint64]struct{}{}, rest: map[uint64]time.Time{}}
+}
+
+// again has those looked at again that were set aside.
+func (s *summing) again() {
+	s.mu.Lock()
+	clear(s.aside)
+	s.mu.Unlock()
+	s.kick()
 }
 
 func (s *summing) kick() {
@@ -84,7 +93,9 @@ func (p *Pool) makeSums() {
 			return
 		}
 		if err := p.sumGeneration(gen, limit); err != nil && !p.stopping() {
-			p.event("making checksums went wrong; these blocks have none until the pool is opened again", "generation", gen, "error", err)
+			if !errors.Is(err, ErrMemberMissing) { // which the pool says anyway
+				p.event("making checksums went wrong; these blocks have none until the pool is opened again", "generation", gen, "error", err)
+			}
 			p.summing.mu.Lock()
 			p.summing.aside[gen] = struct{}{}
 			p.summing.mu.Unlock()
