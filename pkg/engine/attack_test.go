@@ -212,7 +212,7 @@ func TestCloseOnFailingLog(t *testing.T) {
 	close(p.stop)
 	p.wg.Wait()
 	disk.Add(fsys.Rule{Op: fsys.OpWriteDurable, Glob: "*.log", Err: unix.EIO})
-	eventually(t, "Close", func() { t.Log(p.closeStore()) })
+	eventually(t, "Close", func() { t.Log(p.store.close()) })
 }
 
 // Whoever comes after Close is told so.

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 )
 
@@ -71,7 +69,7 @@ func newLayer(id uint64, rec format.Layer) *layer {
 }
 
 // records reads every record of one kind.
-func records[T any](r pebble.Reader, key []byte, parse func([]byte) (T, error), f func(id uint64, rec T) error) error {
+func records[T any](r reader, key []byte, parse func([]byte) (T, error), f func(id uint64, rec T) error) error {
 	lower, upper := format.Kind(key)
 	return scan(r, lower, upper, func(k, v []byte) error {
 		id, err := format.ParseID(k)
@@ -87,7 +85,7 @@ func records[T any](r pebble.Reader, key []byte, parse func([]byte) (T, error), 
 }
 
 // loadCatalogue reads it all and checks that what it names is there.
-func loadCatalogue(r pebble.Reader) (*catalogue, error) {
+func loadCatalogue(r reader) (*catalogue, error) {
 	c := newCatalogue()
 	uses := map[uint64]format.LayerUse{}
 	volumeUses := map[uint64]format.VolumeUse{}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
@@ -38,7 +36,7 @@ func (p *Pool) Check(ctx context.Context) (CheckReport, error) {
 }
 
 // checkMoment takes the moment, with the layers that have readers then: those wait for them, even unnamed.
-func (p *Pool) checkMoment() (snap *pebble.Snapshot, read map[uint64]bool, err error) {
+func (p *Pool) checkMoment() (snap *moment, read map[uint64]bool, err error) {
 	p.ops.Lock()
 	defer p.ops.Unlock()
 	if p.closed.Load() {
@@ -93,7 +91,7 @@ func (k *checker) problem(format string, args ...any) {
 }
 
 // checkMetadata does it. read tells whether a layer has readers.
-func checkMetadata(ctx context.Context, r pebble.Reader, read func(layer uint64) bool) (CheckReport, error) {
+func checkMetadata(ctx context.Context, r reader, read func(layer uint64) bool) (CheckReport, error) {
 	k, err := newChecker(r, read)
 	if err != nil {
 		if damaged(err) {
@@ -117,7 +115,7 @@ func checkMetadata(ctx context.Context, r pebble.Reader, read func(layer uint64)
 func damaged(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, format.ErrCorrupt) }
 
 // newChecker reads the catalogue. After an error it can take problems, and no more.
-func newChecker(r pebble.Reader, read func(layer uint64) bool) (*checker, error) {
+func newChecker(r reader, read func(layer uint64) bool) (*checker, error) {
 	k := &checker{
 		read:    read,
 		joining: map[*layer]bool{}, used: map[uint32]*alloc.Bitmap{}, owned: map[*layer]int64{}, pages: map[*layer]int64{}, mapped: map[*volume]int64{},
@@ -174,7 +172,7 @@ func (k *checker) checkTree() {
 }
 
 // checkRuns walks all runs, a page at a time.
-func (k *checker) checkRuns(ctx context.Context, r pebble.Reader) error {
+func (k *checker) checkRuns(ctx context.Context, r reader) error {
 	var at format.RunPage
 	var page []runs.Entry
 	prefix := format.RunPrefix()
@@ -285,7 +283,7 @@ func (k *checker) use(e runs.Entry) {
 }
 
 // checkIndex counts the index of touched pages; with checkCounts it shows that index and runs name the same pairs.
-func (k *checker) checkIndex(ctx context.Context, r pebble.Reader) error {
+func (k *checker) checkIndex(ctx context.Context, r reader) error {
 	counted := map[*layer]int64{}
 	prefix := format.TouchedAll()
 	err := scan(r, prefix, format.Upper(prefix), func(key, _ []byte) error {
@@ -318,7 +316,7 @@ func (k *checker) checkIndex(ctx context.Context, r pebble.Reader) error {
 }
 
 // checkBitmaps compares the stored bitmaps with the runs, and blocks in use with the space that was reserved.
-func (k *checker) checkBitmaps(r pebble.Reader) error {
+func (k *checker) checkBitmaps(r reader) error {
 	segments, serr := readSegments(r)
 	if serr != nil && damaged(serr) {
 		k.problem("%v", serr)
@@ -366,7 +364,7 @@ func (k *checker) checkBitmaps(r pebble.Reader) error {
 }
 
 // checkMembers looks for segments of no member, and returns which chunks the members' sizes allow.
-func (k *checker) checkMembers(r pebble.Reader, segments []poolSegment) func(chunk uint32) bool {
+func (k *checker) checkMembers(r reader, segments []poolSegment) func(chunk uint32) bool {
 	recs, err := readMembers(r)
 	if err != nil {
 		k.problem("%v", err)

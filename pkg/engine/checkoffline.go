@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/member"
 )
@@ -21,9 +19,9 @@ type OfflineReport struct {
 	Found    []string // by a repair: the problems before it; Problems are those that it has left
 }
 
-// CheckOffline is Check for a pool that nobody has open, by the folder or device of the member with its metadata. No other member is needed. It holds the pool's locks meanwhile and changes nothing: no ring
-// is replayed and no record written. A pool that does not open because its catalogue is damaged is looked at all the same. ErrLocked: an engine has
-// it open, after waiting for it as long as Options.LockWait says.
+// CheckOffline is Check for a pool that nobody has open, by the folder or device of the member with its metadata. No other member is needed. It holds the
+// pool's locks meanwhile and changes nothing: no ring is replayed and no record written. A pool that does not open because its catalogue is damaged is looked
+// at all the same. ErrLocked: an engine has it open, after waiting for it as long as Options.LockWait says.
 func CheckOffline(ctx context.Context, path string, o Options) (OfflineReport, error) {
 	return offline(ctx, path, o, false)
 }
@@ -47,7 +45,7 @@ func offline(ctx context.Context, path string, o Options, mend bool) (r OfflineR
 	if _, err := findMetadata([]opened{{m, path}}); err != nil {
 		return r, fmt.Errorf("check pool %q: %w", r.Pool, err)
 	}
-	db, dead, err := p.openPebble(m, false)
+	db, err := p.openMetadata(m, false)
 	if err != nil {
 		return r, fmt.Errorf("check pool %q: %w", r.Pool, err)
 	}
@@ -61,9 +59,8 @@ func offline(ctx context.Context, path string, o Options, mend bool) (r OfflineR
 	}()
 	select {
 	case err = <-done:
-		err = errors.Join(err, closeMetadata(dead, db.Close))
-		p.meta.Close()
-	case <-dead: // who is inside the store stays there, and r is theirs
+		err = errors.Join(err, db.close())
+	case <-db.dead: // who is inside the store stays there, and r is theirs
 		return OfflineReport{Pool: p.name()}, p.failure()
 	}
 	if err != nil {
@@ -72,7 +69,7 @@ func offline(ctx context.Context, path string, o Options, mend bool) (r OfflineR
 	return r, nil
 }
 
-func (r *OfflineReport) check(ctx context.Context, db *pebble.DB) error {
+func (r *OfflineReport) check(ctx context.Context, db *metadata) error {
 	rec, rerr := readPoolRecord(db, nil)
 	if rerr != nil && !errors.Is(rerr, ErrCorrupt) && !errors.Is(rerr, format.ErrCorrupt) {
 		return rerr
@@ -86,7 +83,7 @@ func (r *OfflineReport) check(ctx context.Context, db *pebble.DB) error {
 	return err
 }
 
-func (r *OfflineReport) repair(ctx context.Context, db *pebble.DB) (err error) {
+func (r *OfflineReport) repair(ctx context.Context, db *metadata) (err error) {
 	found := r.Problems
 	if r.Repaired, err = repair(ctx, db); err != nil {
 		return fmt.Errorf("repair: %w", err)

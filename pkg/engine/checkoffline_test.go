@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func TestCheckOfflineDamage(t *testing.T) {
 	must(t, p.volume("v", 1<<20).Close(t.Context()))
 	id := p.catalogue.volumes["v"].rec.Layer
 	must(t, p.kill())
-	editStore(t, p, func(db *pebble.DB) {
+	editStore(t, p, func(db rawStore) {
 		must(t, db.Delete(format.LayerKey(id), pebble.Sync))
 		must(t, db.Delete(format.PoolKey(), pebble.Sync))
 	})
@@ -72,17 +73,26 @@ func TestCheckOfflineDamage(t *testing.T) {
 	}
 }
 
+// rawStore is a store that tests write to past the committer.
+type rawStore struct {
+	*pebble.DB
+	m *metadata
+}
+
+func (s rawStore) Get(key []byte) ([]byte, io.Closer, error)        { return s.m.Get(key) }
+func (s rawStore) NewIter(o *pebble.IterOptions) (*iterator, error) { return s.m.NewIter(o) }
+func (s rawStore) NewSnapshot() *moment                             { return s.m.NewSnapshot() }
+
 // editStore changes the metadata of a pool that nobody has open: with the pool open, its committer writes the pool's record again at any time.
-func editStore(t *testing.T, p *testPool, edit func(db *pebble.DB)) {
+func editStore(t *testing.T, p *testPool, edit func(db rawStore)) {
 	t.Helper()
 	o := p.o.withDefaults()
 	m, err := member.Open(o.fs, p.dir, member.Options{LockTimeout: o.patience})
 	must(t, err)
 	q := &Pool{options: o, fs: o.fs, identity: m.Superblock(), preparing: newPreparer(), members: &members{}}
-	db, _, err := q.openPebble(m, false)
+	db, err := q.openMetadata(m, false)
 	must(t, err)
-	edit(db)
-	must(t, db.Close())
-	q.meta.Close()
+	edit(rawStore{db.at.db, db})
+	must(t, db.close())
 	must(t, m.Close())
 }

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
 // readMarks reads which generations are said to have all their checksums, and checks that they may have any.
-func (k *checker) readMarks(r pebble.Reader) error {
+func (k *checker) readMarks(r reader) error {
 	prefix := format.SummedAll()
 	return scan(r, prefix, format.Upper(prefix), func(key, _ []byte) error {
 		gen, err := format.ParseSummedKey(key)
@@ -41,7 +39,7 @@ func (k *checker) noSums(gen uint64) string {
 }
 
 // checkPageSums compares the checksums of a generation in a page with the runs it has there.
-func (k *checker) checkPageSums(r pebble.Reader, l *layer, gen uint64, page uint32, list []runs.Entry) error {
+func (k *checker) checkPageSums(r reader, l *layer, gen uint64, page uint32, list []runs.Entry) error {
 	if k.noSums(gen) != "" {
 		return nil
 	}
@@ -70,7 +68,7 @@ func (k *checker) checkPageSums(r pebble.Reader, l *layer, gen uint64, page uint
 }
 
 // checkSums walks all checksums: they decode, and belong to generations that may have some and that touched the page.
-func (k *checker) checkSums(ctx context.Context, r pebble.Reader) error {
+func (k *checker) checkSums(ctx context.Context, r reader) error {
 	prefix := format.SumsAll()
 	return scan(r, prefix, format.Upper(prefix), func(key, val []byte) error {
 		gen, page, err := format.ParseSumsKey(key)

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
@@ -23,7 +21,7 @@ type shared struct {
 }
 
 // checkTwice names the owners of blocks that have more than one. Nothing tells whose the bytes are, so nothing can mend it.
-func (k *checker) checkTwice(ctx context.Context, r pebble.Reader) error {
+func (k *checker) checkTwice(ctx context.Context, r reader) error {
 	if len(k.twice) == 0 {
 		return nil
 	}
@@ -98,7 +96,7 @@ func (k *checker) sharedOf(at format.RunPage, e runs.Entry) (list []shared) {
 }
 
 // whose says what shows a stretch, and where in it.
-func (k *checker) whose(r pebble.Reader, s shared, n int) (string, error) {
+func (k *checker) whose(r reader, s shared, n int) (string, error) {
 	var names []string
 	for _, a := range k.c.namesIn(s.at.Family) {
 		shows, err := a.shows(r, s.gen, s.at.Page, s.off, n)

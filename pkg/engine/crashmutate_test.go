@@ -14,7 +14,8 @@ var mutationNames = [mutations]string{
 	mutateCopyFlush: "CopyFlush", mutateMovePins: "MovePins", mutateMoveMark: "MoveMark",
 	mutateSumDrop: "SumDrop", mutateSumVoid: "SumVoid",
 	mutateCopySynced: "CopySynced", mutateCopyPinned: "CopyPinned", mutateCopyPublish: "CopyPublish",
-	mutateFlushOne: "FlushOne",
+	mutateFlushOne:  "FlushOne",
+	mutateMetaNamed: "MetaNamed", mutateMetaSynced: "MetaSynced", mutateMetaPause: "MetaPause", mutateMetaSwitch: "MetaSwitch",
 }
 
 // TestCrashFindsMutations breaks one rule at a time: the run, or a cut of it, must show it. A harness that finds nothing proves nothing.

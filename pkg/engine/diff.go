@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
@@ -63,7 +61,7 @@ func (p *Pool) Diff(ctx context.Context, spec DiffSpec) (DiffPage, error) {
 // differ lists ranges at one moment.
 type differ struct {
 	spec   DiffSpec
-	snap   *pebble.Snapshot
+	snap   *moment
 	target *lineage
 	size   int64    // the target's
 	gens   []uint64 // whose runs count

@@ -128,6 +128,9 @@ func (p *Pool) runDrains() {
 		for p.failure() == nil && !p.stopping() {
 			freed := p.alloc.Freed()
 			left, err := p.drainPass()
+			if left == 0 && err == nil {
+				err = p.moveMetadata()
+			}
 			if err == nil {
 				told = ""
 			} else if told != err.Error() && !p.stopping() {
@@ -317,7 +320,7 @@ func (p *Pool) takeOut(which string) (*poolMember, error) {
 		return nil, fmt.Errorf("%w: member %v still holds %d MiB", ErrBusy, m, (left*BlockSize+1<<20-1)>>20)
 	}
 	if m == t.meta {
-		return nil, fmt.Errorf("%w: member %v holds the metadata; it is moved last", ErrBusy, m)
+		return nil, fmt.Errorf("%w: member %v holds the metadata, which is being moved to another member; wait for that (rowanctl pool show)", ErrBusy, m)
 	}
 	rec := m.rec
 	rec.State = format.MemberRemoved

@@ -21,7 +21,7 @@ type layerPage struct {
 type storedRun = runs.Entry
 
 // readLayerPage reads a page as a rewrite needs it.
-func readLayerPage(r pebble.Reader, g *lineage, page uint32) (lp layerPage, err error) {
+func readLayerPage(r reader, g *lineage, page uint32) (lp layerPage, err error) {
 	prefix := format.RunPagePrefix(g.family, page)
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: format.Upper(prefix)})
 	if err != nil {

@@ -94,7 +94,7 @@ func (tp *testPool) kill() error {
 	}
 	close(p.stop)
 	p.wg.Wait()
-	err := p.closeStore()
+	err := p.store.close()
 	return errors.Join(err, p.pages.close(), p.ring.Close(), p.members.close())
 }
 

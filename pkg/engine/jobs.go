@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 )
 
@@ -126,7 +124,7 @@ func (p *Pool) runJob(id uint64, job format.Job) error {
 }
 
 // touchedFrom lists the pages that a generation has runs in, from one on, so many at most.
-func touchedFrom(r pebble.Reader, gen uint64, page uint32, most int) (pages []uint32, err error) {
+func touchedFrom(r reader, gen uint64, page uint32, most int) (pages []uint32, err error) {
 	if page >= maxPages {
 		return nil, nil // its key would be another page's
 	}

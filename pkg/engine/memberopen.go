@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/member"
@@ -163,7 +161,7 @@ func pathsOf(list []opened) (text string) {
 }
 
 // readMembers reads the members' records, by index.
-func readMembers(r pebble.Reader) (map[uint32]format.Member, error) {
+func readMembers(r reader) (map[uint32]format.Member, error) {
 	recs := map[uint32]format.Member{}
 	lower, upper := format.Kind(format.MemberKey(0))
 	err := scan(r, lower, upper, func(k, v []byte) error {
@@ -316,7 +314,7 @@ func (t *memberTable) forAlloc(segments []poolSegment) []alloc.Segment {
 }
 
 // newAllocator makes the pool's allocator: nothing is handed out on members that are missing or being drained.
-func (p *Pool) newAllocator(db *pebble.DB, segments []poolSegment, surplus int64) (*alloc.Allocator, error) {
+func (p *Pool) newAllocator(db *metadata, segments []poolSegment, surplus int64) (*alloc.Allocator, error) {
 	t := p.members.table.Load()
 	a, err := alloc.New(storeView{db}, t.forAlloc(segments), surplus)
 	if err != nil {
@@ -333,7 +331,7 @@ func (p *Pool) newAllocator(db *pebble.DB, segments []poolSegment, surplus int64
 }
 
 // meetMembers finds out who is in the pool and who is there, and returns all the members that are open now.
-func (p *Pool) meetMembers(db *pebble.DB, list []opened, why map[string]error, segments []poolSegment, fresh *fresh) ([]opened, error) {
+func (p *Pool) meetMembers(db *metadata, list []opened, why map[string]error, segments []poolSegment, fresh *fresh) ([]opened, error) {
 	var recs map[uint32]format.Member
 	var err error
 	if fresh != nil {

@@ -6,7 +6,7 @@ import (
 )
 
 // MetadataCounts tells the bytes that the pool's metadata took since it was opened, by what they were for.
-func (p *Pool) MetadataCounts() metafs.Counts { return p.meta.Stats().Counts() }
+func (p *Pool) MetadataCounts() metafs.Counts { return p.store.db.counts() }
 
 // RingUse tells how many of the ring's entries are taken, and how many it has. From half of them on the pool commits.
 func (p *Pool) RingUse() (used, entries int) {

@@ -53,7 +53,7 @@ type genRuns struct {
 }
 
 // page moves runs of one page. What it goes by is the store as the batches before this one left it.
-func (c *moveCommit) page(b *batch, it *pebble.Iterator, list []*move) error {
+func (c *moveCommit) page(b *batch, it *iterator, list []*move) error {
 	family, page := list[0].family, list[0].page
 	var gens []*genRuns
 	of := func(gen uint64) (*genRuns, error) {
@@ -143,7 +143,7 @@ func has(list []runs.Entry, e runs.Entry) bool {
 }
 
 // readGen returns a generation's runs in a page that touch [off, end), in order.
-func readGen(it *pebble.Iterator, family, page uint32, gen uint64, off, end int) (list []runs.Entry, err error) {
+func readGen(it *iterator, family, page uint32, gen uint64, off, end int) (list []runs.Entry, err error) {
 	off, end = max(off, 0), min(end, runs.Blocks)
 	prefix := format.RunPage{Family: family, Page: page}
 	read := func() (e runs.Entry, same bool, err error) {

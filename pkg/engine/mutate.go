@@ -32,6 +32,10 @@ const (
 	mutateCopySynced               // COW overwrites the old place before the commit that gives it to the head is durable
 	mutateCopyPinned               // COW overwrites the old place while older pins last
 	mutateCopyPublish              // COW overwrites the old place before maps show the copy
+	mutateMetaNamed                // the metadata moves off a member whose superblock does not say where to
+	mutateMetaSynced               // the superblock gives the metadata to a member before its copy is durable
+	mutateMetaPause                // the committer goes on while the last of the metadata is copied
+	mutateMetaSwitch               // the metadata's old place is given up before the new superblock is durable
 	mutations
 )
 

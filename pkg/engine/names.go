@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
@@ -39,7 +37,7 @@ func (c *catalogue) namesIn(family uint32) (all []named) {
 }
 
 // shows tells whether some of n blocks of a page, from one on, are a generation's in its map.
-func (n named) shows(r pebble.Reader, gen uint64, page uint32, off, blocks int) (bool, error) {
+func (n named) shows(r reader, gen uint64, page uint32, off, blocks int) (bool, error) {
 	if !n.line.contains(gen) {
 		return false, nil
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -19,7 +18,6 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 	"github.com/rowan-csi/rowan/pkg/engine/member"
-	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 	"github.com/rowan-csi/rowan/pkg/engine/ring"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
@@ -172,12 +170,11 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	if o.Observer != nil {
 		p.figures = o.Observer.Figures(p.name())
 	}
-	db, dead, err := p.openPebble(meta.Member, fresh != nil)
+	db, err := p.openMetadata(meta.Member, fresh != nil)
 	if err != nil {
 		return nil, err
 	}
-	closeDB := func() error { return closeMetadata(dead, db.Close) }
-	undo = append(undo, func() error { p.meta.Close(); return nil })
+	closeDB := db.close
 	undo = append(undo, func() error { return closeDB() })
 	rec, err := readPoolRecord(db, fresh)
 	if err != nil {
@@ -193,6 +190,11 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	if list, err = p.meetMembers(db, list, why, segments, fresh); err != nil {
 		return nil, err
 	}
+	if !o.ReadOnly {
+		if err := p.endMetadataMove(); err != nil {
+			return nil, err
+		}
+	}
 	if p.catalogue, err = loadCatalogue(db); err != nil {
 		return nil, err
 	}
@@ -201,7 +203,7 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	}
 	undo = append(undo, p.pages.close)
 	p.pages.figures = p.figures
-	p.store = newStore(db, rec, segments, p.fail, dead)
+	p.store = newStore(db, rec, segments, p.fail)
 	p.store.figures = p.figures
 	closeDB = p.store.close
 	if o.ReadOnly {
@@ -246,43 +248,9 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	return p, nil
 }
 
-// openPebble opens the metadata. Where Pebble cannot go on, metafs keeps its goroutines from returning, so it is opened on one of its own.
-func (p *Pool) openPebble(m *member.Member, fresh bool) (*pebble.DB, <-chan struct{}, error) {
-	dead := make(chan struct{})
-	var once sync.Once
-	p.meta = metafs.New(p.fs, metafs.Config{LogBytes: p.options.logBytes, OnNoSpace: p.releaseBallast, OnFatal: func(err error) {
-		p.fail(err)
-		once.Do(func() { close(dead) })
-	}})
-	o := metafs.Options(p.meta, pebbleCache)
-	o.ReadOnly, o.ErrorIfNotExists = p.options.ReadOnly, !fresh
-	type opened struct {
-		db  *pebble.DB
-		err error
-	}
-	result := make(chan opened, 1)
-	p.ballastHolder.Store(m)
-	dir := m.MetaDir()
-	go func() {
-		db, err := pebble.Open(dir, o)
-		p.meta.Opened()
-		result <- opened{db, err}
-	}()
-	select {
-	case r := <-result:
-		if r.err == nil {
-			return r.db, dead, nil
-		}
-		p.meta.Close()
-		return nil, nil, fmt.Errorf("open metadata in %s: %w", dir, metadataError(r.err))
-	case <-dead:
-		return nil, nil, p.failure()
-	}
-}
-
 var errReadOnly = errors.New("the pool is open for looking only")
 
-func readPoolRecord(db *pebble.DB, fresh *fresh) (rec format.Pool, err error) {
+func readPoolRecord(db *metadata, fresh *fresh) (rec format.Pool, err error) {
 	if fresh != nil {
 		return fresh.rec, nil
 	}
@@ -298,7 +266,7 @@ func readPoolRecord(db *pebble.DB, fresh *fresh) (rec format.Pool, err error) {
 }
 
 // readSegments reads what is known of the segments.
-func readSegments(db pebble.Reader) (segments []poolSegment, err error) {
+func readSegments(db reader) (segments []poolSegment, err error) {
 	at := func(n uint32) *poolSegment {
 		for uint32(len(segments)) <= n {
 			segments = append(segments, poolSegment{})

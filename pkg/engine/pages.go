@@ -35,7 +35,7 @@ func (m *mapping) key(page uint32) mapcache.Key { return mapcache.Key(m.id<<24 |
 // well, so nobody learns anything from Pebble that the overlay would not say.
 type pages struct {
 	figures *Figures
-	db      *pebble.DB
+	db      reader
 	seal    sync.RWMutex // held for reading from taking a sequence to the entry being in its page; for writing by the one who seals
 	seq     atomic.Uint64
 	shards  [pageShards]pageShard
@@ -71,7 +71,7 @@ type pageLoad struct {
 	stale bool // a commit became durable meanwhile: what was read may miss it
 }
 
-func newPages(db *pebble.DB, limit int64) (*pages, error) {
+func newPages(db reader, limit int64) (*pages, error) {
 	p := &pages{db: db}
 	for i := range p.shards {
 		c, err := mapcache.New(limit / pageShards)
@@ -156,7 +156,7 @@ func (p *pages) load(s *pageShard, m *mapping, page uint32, k mapcache.Key) erro
 }
 
 // readPage flattens a page as the store has it: the keys come newest generation first, so each run fills what is still open.
-func readPage(r pebble.Reader, g *lineage, page uint32, list []runs.Entry) (_ []runs.Entry, err error) {
+func readPage(r reader, g *lineage, page uint32, list []runs.Entry) (_ []runs.Entry, err error) {
 	prefix := format.RunPagePrefix(g.family, page)
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: format.Upper(prefix)})
 	if err != nil {

@@ -25,7 +25,7 @@ type pagePlan struct {
 
 // planPass plans the next pages, until there is enough for a commit. The plan of a page holds as long as nobody changes the page's runs and the
 // layer's ancestry stays as it is.
-func planPass(r pebble.Reader, kind format.JobKind, g *lineage, pages []uint32) (plans []pagePlan, err error) {
+func planPass(r reader, kind format.JobKind, g *lineage, pages []uint32) (plans []pagePlan, err error) {
 	last := pages[len(pages)-1]
 	it, err := r.NewIter(&pebble.IterOptions{
 		LowerBound: format.RunPagePrefix(g.family, pages[0]), UpperBound: format.Upper(format.RunPagePrefix(g.family, last)),
@@ -48,7 +48,7 @@ func planPass(r pebble.Reader, kind format.JobKind, g *lineage, pages []uint32) 
 }
 
 // planPage reads the layer's own runs of a page, newest generation first. Of a layer to be freed all go, of a joined one those that newer ones cover.
-func planPage(it *pebble.Iterator, kind format.JobKind, g *lineage, page uint32) (plan pagePlan, err error) {
+func planPage(it *iterator, kind format.JobKind, g *lineage, page uint32) (plan pagePlan, err error) {
 	plan.page = page
 	var covered coverage
 	last, left := uint64(0), 0 // the generation being read, and how many of its runs stay

@@ -12,8 +12,6 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine/epoch"
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
-	"github.com/rowan-csi/rowan/pkg/engine/member"
-	"github.com/rowan-csi/rowan/pkg/engine/metafs"
 	"github.com/rowan-csi/rowan/pkg/engine/rangelock"
 	"github.com/rowan-csi/rowan/pkg/engine/ring"
 )
@@ -27,7 +25,6 @@ type Pool struct {
 	figures *Figures // nil: nobody counts
 	fs      fsys.FS
 	members *members
-	meta    *metafs.FS
 	data    dataDevice
 	store   *store
 	pages   *pages
@@ -42,7 +39,8 @@ type Pool struct {
 	maps    openMaps
 	tidying sync.Mutex // one volume at a time; before all other locks but ops
 
-	changing sync.Mutex // held by who adds, finds, drains or removes a member; before ops
+	changing  sync.Mutex // held by who adds, finds, drains or removes a member, or moves the metadata; before ops
+	metaStuck error      // why the metadata does not move as long as the pool is open; nil: it may. Guarded by changing
 
 	// ops is held by one operation on the catalogue at a time. They take milliseconds, and what they may assume is simple for it.
 	ops       sync.Mutex
@@ -63,8 +61,7 @@ type Pool struct {
 	closed    atomic.Bool
 	readOnly  error // why, when opened so
 
-	ballastHolder atomic.Pointer[member.Member] // the member with the metadata, while its store is open
-	identity      format.Superblock             // of the member that had the metadata when it was opened: the pool's id and name do not change
+	identity format.Superblock // of the member that had the metadata when it was opened: the pool's id and name do not change
 }
 
 // dataDevice is where blocks live.
@@ -122,7 +119,7 @@ func (p *Pool) Info() PoolInfo {
 	meta := p.metaMember()
 	info := PoolInfo{
 		Name: p.name(), ID: p.identity.PoolID.String(), Member: meta.Dir(), Device: meta.Superblock().Device, State: "Ready",
-		Size: p.members.table.Load().size(), MetadataBytes: int64(p.store.db.Metrics().DiskSpaceUsage()),
+		Size: p.members.table.Load().size(), MetadataBytes: p.store.db.bytes(),
 		Members: p.memberInfos(), Allocation: AllocationStriped,
 	}
 	if p.store.filledPolicy {
@@ -186,7 +183,7 @@ func (p *Pool) Close(ctx context.Context) error {
 		}
 	}
 	p.epochs.Wait()
-	errs = errors.Join(errs, p.closeStore())
+	errs = errors.Join(errs, p.store.close())
 	errs = errors.Join(errs, p.pages.close())
 	if p.ring != nil {
 		if clean && errs == nil {
@@ -196,13 +193,6 @@ func (p *Pool) Close(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs, p.members.close())
-}
-
-// closeStore closes Pebble and what lies under it.
-func (p *Pool) closeStore() error {
-	err := p.store.close()
-	p.meta.Close()
-	return err
 }
 
 func (p *Pool) openVolumes() (open []*Volume) {

@@ -21,19 +21,19 @@ import (
 // It can be interrupted anywhere and begun anew, because nothing it writes is derived from what it writes.
 type repairer struct {
 	k       *checker
-	db      *pebble.DB
+	db      *metadata
 	b       *pebble.Batch
 	changes int
 	pool    format.Pool
 }
 
 // repair mends a store that nobody has open, and returns how many records it wrote or removed.
-func repair(ctx context.Context, db *pebble.DB) (changes int, err error) {
+func repair(ctx context.Context, db *metadata) (changes int, err error) {
 	k, err := newChecker(db, func(uint64) bool { return true })
 	if err != nil {
 		return 0, fmt.Errorf("nothing was changed, the catalogue cannot be derived: %w", err)
 	}
-	f := &repairer{k: k, db: db, b: db.NewBatch()}
+	f := &repairer{k: k, db: db, b: db.newBatch()}
 	if f.pool, err = readPoolRecord(db, nil); err != nil {
 		return 0, fmt.Errorf("nothing was changed, the pool's record cannot be derived: %w", err)
 	}
@@ -56,7 +56,7 @@ func (f *repairer) commit() error {
 	if err := f.b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("write repairs: %w", err)
 	}
-	f.b = f.db.NewBatch()
+	f.b = f.db.newBatch()
 	return nil
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // damagedPool is a closed pool with two volumes, a snapshot of each and checksums, in a folder on a real file system. damage spoils its store.
-func damagedPool(t *testing.T, damage func(p *testPool, db *pebble.DB)) *testPool {
+func damagedPool(t *testing.T, damage func(p *testPool, db rawStore)) *testPool {
 	t.Helper()
 	p := newPool(t, testOptions(t), MinPoolSize)
 	for i, name := range []string{"v", "w"} {
@@ -32,7 +32,7 @@ func damagedPool(t *testing.T, damage func(p *testPool, db *pebble.DB)) *testPoo
 	must(t, p.WaitChecksums(t.Context()))
 	p.check()
 	must(t, p.Close(t.Context()))
-	editStore(t, p, func(db *pebble.DB) { damage(p, db) })
+	editStore(t, p, func(db rawStore) { damage(p, db) })
 	return p
 }
 
@@ -41,13 +41,13 @@ func (tp *testPool) gens(snapshot, volume string) (frozen, head uint64) {
 	return c.layers[c.snapshots[snapshot].rec.Layer].rec.Gens[0], c.layers[c.volumes[volume].rec.Layer].rec.Gens[0]
 }
 
-func set(t *testing.T, db *pebble.DB, key, value []byte) {
+func set(t *testing.T, db rawStore, key, value []byte) {
 	t.Helper()
 	must(t, db.Set(key, value, pebble.Sync))
 }
 
 // stored is a record's value.
-func stored(t *testing.T, db *pebble.DB, key []byte) []byte {
+func stored(t *testing.T, db rawStore, key []byte) []byte {
 	t.Helper()
 	v, closer, err := db.Get(key)
 	must(t, err)
@@ -57,7 +57,7 @@ func stored(t *testing.T, db *pebble.DB, key []byte) []byte {
 }
 
 // chunkInUse is the first chunk with blocks in use.
-func chunkInUse(t *testing.T, db *pebble.DB) (chunk uint32) {
+func chunkInUse(t *testing.T, db rawStore) (chunk uint32) {
 	t.Helper()
 	found := false
 	lower, upper := format.Kind(format.BitmapKey(0))
@@ -79,43 +79,43 @@ func TestRepair(t *testing.T) {
 	// Everything that can be derived, one at a time, and what names it.
 	for _, c := range []struct {
 		name, names string
-		damage      func(p *testPool, db *pebble.DB)
+		damage      func(p *testPool, db rawStore)
 	}{
-		{"bitmap lost", "is in use and has no bitmap", func(p *testPool, db *pebble.DB) { must(t, db.Delete(format.BitmapKey(chunkInUse(t, db)), pebble.Sync)) }},
-		{"bitmap of other blocks", "shows 1024 blocks in use", func(p *testPool, db *pebble.DB) {
+		{"bitmap lost", "is in use and has no bitmap", func(p *testPool, db rawStore) { must(t, db.Delete(format.BitmapKey(chunkInUse(t, db)), pebble.Sync)) }},
+		{"bitmap of other blocks", "shows 1024 blocks in use", func(p *testPool, db rawStore) {
 			set(t, db, format.BitmapKey(chunkInUse(t, db)), bytes.Repeat([]byte{255}, format.BitmapLen))
 		}},
-		{"bitmap cut off", "bitmap of chunk", func(p *testPool, db *pebble.DB) {
+		{"bitmap cut off", "bitmap of chunk", func(p *testPool, db rawStore) {
 			set(t, db, format.BitmapKey(chunkInUse(t, db)), []byte{1})
 		}},
-		{"segment's count", "blocks are counted in use", func(p *testPool, db *pebble.DB) {
+		{"segment's count", "blocks are counted in use", func(p *testPool, db rawStore) {
 			set(t, db, format.SegmentUseKey(0), binary.AppendUvarint(nil, 7))
 		}},
-		{"segment's count too large", "use of segment 0", func(p *testPool, db *pebble.DB) {
+		{"segment's count too large", "use of segment 0", func(p *testPool, db rawStore) {
 			set(t, db, format.SegmentUseKey(0), binary.AppendUvarint(nil, alloc.SegmentBlocks+1))
 		}},
-		{"segment's record lost", "has 180 blocks in use, and space for 0", func(p *testPool, db *pebble.DB) {
+		{"segment's record lost", "has 180 blocks in use, and space for 0", func(p *testPool, db rawStore) {
 			must(t, db.Delete(format.SegmentKey(0), pebble.Sync))
 		}},
-		{"page missing in the index", "the index lists", func(p *testPool, db *pebble.DB) {
+		{"page missing in the index", "the index lists", func(p *testPool, db rawStore) {
 			gen, _ := p.gens("sv", "v")
 			must(t, db.Delete(format.TouchedKey(gen, 1), pebble.Sync))
 		}},
-		{"page too many in the index", "where it has no run", func(p *testPool, db *pebble.DB) {
+		{"page too many in the index", "where it has no run", func(p *testPool, db rawStore) {
 			gen, _ := p.gens("sv", "v")
 			set(t, db, format.TouchedKey(gen, 3), nil)
 		}},
-		{"index of no layer", "no layer has it", func(p *testPool, db *pebble.DB) { set(t, db, format.TouchedKey(12345, 3), nil) }},
-		{"layer's counts", "is counted to own", func(p *testPool, db *pebble.DB) {
+		{"index of no layer", "no layer has it", func(p *testPool, db rawStore) { set(t, db, format.TouchedKey(12345, 3), nil) }},
+		{"layer's counts", "is counted to own", func(p *testPool, db rawStore) {
 			set(t, db, format.LayerUseKey(p.catalogue.snapshots["sv"].rec.Layer), format.LayerUse{Owned: 3, Pages: 9}.Encode())
 		}},
-		{"volume's count", "is counted to map", func(p *testPool, db *pebble.DB) {
+		{"volume's count", "is counted to map", func(p *testPool, db rawStore) {
 			set(t, db, format.VolumeUseKey(p.catalogue.volumes["v"].id), format.VolumeUse{Mapped: 1}.Encode())
 		}},
-		{"job of no layer", "which is not there", func(p *testPool, db *pebble.DB) {
+		{"job of no layer", "which is not there", func(p *testPool, db rawStore) {
 			set(t, db, format.JobKey(77), format.Job{Kind: format.JobFree, Layer: 4711}.Encode())
 		}},
-		{"hidden runs that nobody removes", "hidden blocks and no queued join", func(p *testPool, db *pebble.DB) {
+		{"hidden runs that nobody removes", "hidden blocks and no queued join", func(p *testPool, db rawStore) {
 			gen, head := p.gens("sv", "v")
 			c := p.catalogue
 			frozen, rec := c.layers[c.snapshots["sv"].rec.Layer], c.layers[c.volumes["v"].rec.Layer].rec
@@ -124,37 +124,37 @@ func TestRepair(t *testing.T) {
 			must(t, db.Delete(format.LayerKey(frozen.id), pebble.Sync))
 			must(t, db.Delete(format.SnapshotKey(c.snapshots["sv"].id), pebble.Sync))
 		}},
-		{"checksums of a head", "which is written in place", func(p *testPool, db *pebble.DB) {
+		{"checksums of a head", "which is written in place", func(p *testPool, db rawStore) {
 			frozen, head := p.gens("sv", "v")
 			set(t, db, format.SumsKey(head, 0), stored(t, db, format.SumsKey(frozen, 0)))
 		}},
-		{"checksums of no run", "it has no run there", func(p *testPool, db *pebble.DB) {
+		{"checksums of no run", "it has no run there", func(p *testPool, db rawStore) {
 			frozen, _ := p.gens("sv", "v")
 			set(t, db, format.SumsKey(frozen, 3), stored(t, db, format.SumsKey(frozen, 0)))
 		}},
-		{"checksums of no block", "where it has no run", func(p *testPool, db *pebble.DB) {
+		{"checksums of no block", "where it has no run", func(p *testPool, db rawStore) {
 			frozen, _ := p.gens("sv", "v")
 			sums, err := readSums(db, frozen, 0)
 			must(t, err)
 			sums.Set(700, 1)
 			set(t, db, format.SumsKey(frozen, 0), sums.Encode())
 		}},
-		{"checksums cut off", "checksums", func(p *testPool, db *pebble.DB) {
+		{"checksums cut off", "checksums", func(p *testPool, db rawStore) {
 			frozen, _ := p.gens("sv", "v")
 			set(t, db, format.SumsKey(frozen, 0), []byte{1, 0, 1})
 		}},
-		{"checksums lost", "and has none in page 0", func(p *testPool, db *pebble.DB) {
+		{"checksums lost", "and has none in page 0", func(p *testPool, db rawStore) {
 			frozen, _ := p.gens("sv", "v")
 			must(t, db.Delete(format.SumsKey(frozen, 0), pebble.Sync))
 		}},
-		{"some checksums lost", "lacks those of 1 blocks", func(p *testPool, db *pebble.DB) {
+		{"some checksums lost", "lacks those of 1 blocks", func(p *testPool, db rawStore) {
 			frozen, _ := p.gens("sv", "v")
 			sums, err := readSums(db, frozen, 0)
 			must(t, err)
 			sums.Remove(3)
 			set(t, db, format.SumsKey(frozen, 0), sums.Encode())
 		}},
-		{"mark of no layer", "is marked to have its checksums", func(p *testPool, db *pebble.DB) { set(t, db, format.SummedKey(12345), nil) }},
+		{"mark of no layer", "is marked to have its checksums", func(p *testPool, db rawStore) { set(t, db, format.SummedKey(12345), nil) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := damagedPool(t, c.damage)
@@ -199,7 +199,7 @@ func (tp *testPool) verifyRepaired() {
 
 // A layer that lost its name with nobody to free it is freed when the pool is opened.
 func TestForgottenLayerIsQueued(t *testing.T) {
-	p := damagedPool(t, func(p *testPool, db *pebble.DB) {
+	p := damagedPool(t, func(p *testPool, db rawStore) {
 		c := p.catalogue
 		s := c.snapshots["sv"]
 		rec := c.layers[s.rec.Layer].rec
@@ -222,7 +222,7 @@ func TestForgottenLayerIsQueued(t *testing.T) {
 // Two owners of a block are named with what shows them, and nothing is changed that could not be derived.
 func TestTwoOwners(t *testing.T) {
 	var place uint64
-	p := damagedPool(t, func(p *testPool, db *pebble.DB) {
+	p := damagedPool(t, func(p *testPool, db rawStore) {
 		c := p.catalogue
 		gen, _ := p.gens("sv", "v")
 		_, head := p.gens("sw", "w")
@@ -253,7 +253,7 @@ func TestTwoOwners(t *testing.T) {
 func TestNoRepairOfUnreadableRuns(t *testing.T) {
 	var before []byte
 	var chunk uint32
-	p := damagedPool(t, func(p *testPool, db *pebble.DB) {
+	p := damagedPool(t, func(p *testPool, db rawStore) {
 		c := p.catalogue
 		gen, _ := p.gens("sv", "v")
 		set(t, db, format.RunKey(c.layers[c.volumes["v"].rec.Layer].rec.Family, 0, gen, 0), []byte{0xff})
@@ -270,7 +270,7 @@ func TestNoRepairOfUnreadableRuns(t *testing.T) {
 	if len(r.Problems) == 0 {
 		t.Fatal("the damage is gone")
 	}
-	editStore(t, p, func(db *pebble.DB) {
+	editStore(t, p, func(db rawStore) {
 		if after := stored(t, db, format.BitmapKey(chunk)); !bytes.Equal(before, after) {
 			t.Error("the bitmap has changed")
 		}

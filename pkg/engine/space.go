@@ -367,9 +367,8 @@ func (p *Pool) punch(seg uint32, k int) error {
 }
 
 // releaseBallast is the metadata store's call for space. It says whether there was any to give.
-func (p *Pool) releaseBallast() bool {
-	meta := p.ballastHolder.Load()
-	if meta == nil || !meta.BallastHeld() || meta.ReleaseBallast() != nil {
+func (p *Pool) releaseBallast(meta *member.Member) bool {
+	if !meta.BallastHeld() || meta.ReleaseBallast() != nil {
 		return false
 	}
 	p.event("the file system is full; the metadata goes on with its reserve: free some space")

@@ -25,7 +25,7 @@ const maxBatch = 1 << 20
 type store struct {
 	figures *Figures // set before the first commit
 
-	db    *pebble.DB
+	db    *metadata
 	jobs  chan *job
 	syncs chan *unsynced
 	wg    sync.WaitGroup
@@ -64,7 +64,9 @@ type job struct {
 	// lazy: done is told when the batches are applied, which no power cut and no death of the process need leave; durable runs when a later job that is not
 	// lazy is durable, before that one's. What a lazy job does must be found again and done again by whoever finds it undone.
 	lazy bool
-	done chan error
+	// alone is run instead of compose.
+	alone func() (fatal bool, err error)
+	done  chan error
 }
 
 func newJob(compose func(b *batch) (more bool, err error), durable func()) *job {
@@ -76,14 +78,16 @@ type unsynced struct {
 	began time.Time
 	last  *job // nil: more batches of the job follow
 	lazy  bool
+
+	barrier chan struct{} // closed when all before it has been synced; then there is nothing else
 }
 
 // errDead: the metadata store is beyond use. The pool has failed, and its failure says why.
 var errDead = errors.New("the metadata store has failed")
 
-func newStore(db *pebble.DB, rec format.Pool, segments []poolSegment, fail func(error), dead <-chan struct{}) *store {
+func newStore(db *metadata, rec format.Pool, segments []poolSegment, fail func(error)) *store {
 	s := &store{
-		db: db, fail: fail, dead: dead, pool: rec,
+		db: db, fail: fail, dead: db.dead, pool: rec,
 		jobs: make(chan *job), syncs: make(chan *unsynced, 64),
 		bitmaps: map[uint32]*alloc.Bitmap{}, touched: touchedIndex{}, filledPolicy: rec.Filled,
 	}
@@ -101,27 +105,21 @@ func newStore(db *pebble.DB, rec format.Pool, segments []poolSegment, fail func(
 
 // close waits for the jobs under way and closes Pebble. No commit may be started after it.
 func (s *store) close() error {
-	return closeMetadata(s.dead, func() error {
-		close(s.jobs)
-		s.wg.Wait()
-		return s.db.Close()
-	})
-}
-
-// closeMetadata runs what ends with Pebble's Close. A dead Pebble is left as it is: closing it would wait for those who stay inside, and might write. It
-// may die while it is closed, and is left then.
-func closeMetadata(dead <-chan struct{}, end func() error) error {
 	select {
-	case <-dead:
+	case <-s.dead:
 		return nil
 	default:
 	}
-	closed := make(chan error, 1)
-	go func() { closed <- end() }()
+	close(s.jobs)
+	ended := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(ended)
+	}()
 	select {
-	case err := <-closed:
-		return err
-	case <-dead:
+	case <-ended:
+		return s.db.close()
+	case <-s.dead:
 		return errDead
 	}
 }
@@ -174,6 +172,10 @@ func (s *store) commitLoop() {
 			j.done <- broken
 			continue
 		}
+		if j.alone != nil {
+			broken = s.performAlone(j)
+			continue
+		}
 		err := s.perform(j)
 		close(j.handed)
 		if err != nil {
@@ -188,7 +190,7 @@ func (s *store) commitLoop() {
 func (s *store) perform(j *job) error {
 	for more := true; more; {
 		began := time.Now()
-		b := &batch{Batch: s.db.NewBatch(), s: s}
+		b := &batch{Batch: s.db.newBatch(), s: s}
 		var err error
 		if more, err = s.apply(j, b); err != nil {
 			return err
@@ -226,9 +228,9 @@ func (s *store) apply(j *job, b *batch) (more bool, err error) {
 		return more, err
 	}
 	if j.lazy {
-		err = s.db.Apply(b.Batch, pebble.NoSync)
+		err = s.db.at.db.Apply(b.Batch, pebble.NoSync)
 	} else {
-		err = s.db.ApplyNoSyncWait(b.Batch, pebble.Sync)
+		err = s.db.at.db.ApplyNoSyncWait(b.Batch, pebble.Sync)
 	}
 	if err != nil {
 		return more, fmt.Errorf("apply batch: %w", err)
@@ -271,6 +273,10 @@ func (s *store) syncLoop() {
 	var broken error
 	var lazy []*job // applied, and no later batch synced yet
 	for u := range s.syncs {
+		if u.barrier != nil {
+			close(u.barrier)
+			continue
+		}
 		var err error
 		if !u.lazy {
 			err = u.b.SyncWait()
@@ -515,7 +521,7 @@ func decodeBitmap(v []byte) (bits alloc.Bitmap, err error) {
 	return bits, nil
 }
 
-func readBitmap(r pebble.Reader, chunk uint32) (bits alloc.Bitmap, err error) {
+func readBitmap(r reader, chunk uint32) (bits alloc.Bitmap, err error) {
 	v, closer, err := r.Get(format.BitmapKey(chunk))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return bits, nil
@@ -528,7 +534,7 @@ func readBitmap(r pebble.Reader, chunk uint32) (bits alloc.Bitmap, err error) {
 }
 
 // storeView shows the allocator the stored bitmaps.
-type storeView struct{ db *pebble.DB }
+type storeView struct{ db reader }
 
 func (v storeView) Bitmap(chunk uint32) (alloc.Bitmap, error) { return readBitmap(v.db, chunk) }
 
@@ -554,7 +560,7 @@ func (v storeView) FreeInSegment(seg uint32) (*[alloc.SegmentChunks]uint16, erro
 }
 
 // scan calls f for every key in [lower, upper).
-func scan(r pebble.Reader, lower, upper []byte, f func(key, val []byte) error) (err error) {
+func scan(r reader, lower, upper []byte, f func(key, val []byte) error) (err error) {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return err

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
@@ -63,7 +61,7 @@ func (s *summing) kick() {
 }
 
 // loadSummed reads which generations have all their checksums.
-func (p *Pool) loadSummed(r pebble.Reader) error {
+func (p *Pool) loadSummed(r reader) error {
 	prefix := format.SummedAll()
 	return scan(r, prefix, format.Upper(prefix), func(key, _ []byte) error {
 		gen, err := format.ParseSummedKey(key)

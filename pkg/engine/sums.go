@@ -107,7 +107,7 @@ func byGen(list []runs.Entry) map[uint64][]runs.Entry {
 }
 
 // readSums reads a generation's checksums in a page; nil: it has none.
-func readSums(r pebble.Reader, gen uint64, page uint32) (*format.Sums, error) {
+func readSums(r reader, gen uint64, page uint32) (*format.Sums, error) {
 	v, closer, err := r.Get(format.SumsKey(gen, page))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
@@ -119,7 +119,7 @@ func readSums(r pebble.Reader, gen uint64, page uint32) (*format.Sums, error) {
 	return format.ParseSums(v)
 }
 
-func hasKey(r pebble.Reader, key []byte) (bool, error) {
+func hasKey(r reader, key []byte) (bool, error) {
 	_, closer, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return false, nil
@@ -131,7 +131,7 @@ func hasKey(r pebble.Reader, key []byte) (bool, error) {
 }
 
 // readGeneration reads the runs that a generation has in a page, in order.
-func readGeneration(r pebble.Reader, family, page uint32, gen uint64) (list []runs.Entry, err error) {
+func readGeneration(r reader, family, page uint32, gen uint64) (list []runs.Entry, err error) {
 	err = scan(r, format.RunKey(family, page, gen, 0), format.RunKey(family, page, gen-1, 0), func(key, val []byte) error {
 		_, _, block, err := format.ParseRunKey(key)
 		if err != nil {

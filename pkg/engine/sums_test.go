@@ -337,16 +337,16 @@ func TestCheckFindsWrongChecksums(t *testing.T) {
 			was = bytes.Clone(was)
 			must(t, closer.Close())
 		}
-		must(t, p.store.db.Set(c.key, c.value, pebble.Sync))
+		must(t, p.store.db.at.db.Set(c.key, c.value, pebble.Sync))
 		r, cerr := p.Check(t.Context())
 		must(t, cerr)
 		if !strings.Contains(strings.Join(r.Problems, "\n"), c.want) {
 			t.Errorf("%d: %q, want %q", i, r.Problems, c.want)
 		}
 		if err == nil {
-			must(t, p.store.db.Set(c.key, was, pebble.Sync))
+			must(t, p.store.db.at.db.Set(c.key, was, pebble.Sync))
 		} else {
-			must(t, p.store.db.Delete(c.key, pebble.Sync))
+			must(t, p.store.db.at.db.Delete(c.key, pebble.Sync))
 		}
 	}
 	p.check()

@@ -3,8 +3,6 @@ package engine
 import (
 	"fmt"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 )
 
@@ -43,7 +41,7 @@ func (s pageSet) remove(page uint32) {
 type touchedIndex map[uint64]pageSet
 
 // of returns the pages a generation has runs in, as of the last batch applied and the touches since.
-func (t touchedIndex) of(r pebble.Reader, gen uint64) (pageSet, error) {
+func (t touchedIndex) of(r reader, gen uint64) (pageSet, error) {
 	if set := t[gen]; set != nil {
 		return set, nil
 	}

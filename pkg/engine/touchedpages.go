@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
-
-	"github.com/cockroachdb/pebble/v2"
 )
 
 // touchedPages merges the index of several generations: the pages that any of them has runs in, ascending, from one on. It holds a few entries of
 // each generation's index at a time, more of those that have much.
 type touchedPages struct {
-	r     pebble.Reader
+	r     reader
 	queue touchedQueue
 }
 
@@ -27,7 +25,7 @@ const (
 	touchedMost  = 1024 // and at most at a time
 )
 
-func newTouchedPages(r pebble.Reader, gens []uint64, from uint32) (*touchedPages, error) {
+func newTouchedPages(r reader, gens []uint64, from uint32) (*touchedPages, error) {
 	t := &touchedPages{r: r}
 	for _, gen := range gens {
 		g := &touchedGen{gen: gen, batch: touchedFirst}

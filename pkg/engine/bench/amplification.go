@@ -61,7 +61,7 @@ func (r *runner) amplification(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.tellAmplification(n, elapsed, before, after, data, written, add(cost.Sub(meta), pool.MetadataCounts()))
+	r.tellAmplification(n, elapsed, before, after, data, written, cost.Sub(meta).Add(pool.MetadataCounts()))
 	return r.checksums(ctx, &pool, n)
 }
 
@@ -98,7 +98,7 @@ func (r *runner) checksums(ctx context.Context, pool **engine.Pool, n uint64) er
 	if err != nil {
 		return err
 	}
-	cost = add(cost, (*pool).MetadataCounts())
+	cost = cost.Add((*pool).MetadataCounts())
 	r.report.add(
 		Figure{Name: "checksum-bytes-per-frozen-block", Value: float64(put) / float64(n), Unit: "B"},
 		Figure{Name: "metadata-bytes-per-frozen-block", Value: float64(cost.Bytes()) / float64(n), Unit: "B"},
@@ -165,12 +165,4 @@ func (r *runner) tellAmplification(n uint64, elapsed time.Duration, before, afte
 		Figure{Name: "metadata-log-padding", Value: per(meta.LogPadding), Unit: "B"},
 		Figure{Name: "zeroes-written-ahead-per-first-write", Value: per(written.PrewrittenBytes - data.PrewrittenBytes), Unit: "B"},
 		Figure{Name: fmt.Sprintf("first-writes-flushed-by-%d", flushGroup), Value: float64(n) / elapsed.Seconds(), Unit: "/s"})
-}
-
-func add(a, b metafs.Counts) metafs.Counts {
-	return metafs.Counts{
-		LogPayload: a.LogPayload + b.LogPayload, LogPadding: a.LogPadding + b.LogPadding, LogPrewrite: a.LogPrewrite + b.LogPrewrite,
-		LogWrites: a.LogWrites + b.LogWrites, Flush: a.Flush + b.Flush, Compaction: a.Compaction + b.Compaction,
-		Manifest: a.Manifest + b.Manifest, Other: a.Other + b.Other,
-	}
 }

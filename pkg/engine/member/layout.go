@@ -30,6 +30,7 @@ const (
 	flushName      = "flush"
 	ballastName    = "ballast"
 	metaName       = "meta"
+	metaAheadName  = "meta.copy" // of a store that is being moved here: tables, ahead of the rest
 	// folderOnDevice is the member's folder in the file system made on a device: beside it, not in it, is where mkfs and fsck leave things.
 	folderOnDevice = "rowan"
 )

@@ -3,6 +3,7 @@ package member
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,32 @@ func (m *Member) Dir() string { return m.dir }
 
 // MetaDir is where the metadata store lives.
 func (m *Member) MetaDir() string { return filepath.Join(m.dir, metaName) }
+
+// MetaAheadDir is where a part of the store is put ahead of its move to MetaDir.
+func (m *Member) MetaAheadDir() string { return filepath.Join(m.dir, metaAheadName) }
+
+// DropMetadata removes the store's files, whole or not, and the ballast. The superblock must say, durably, that none is here.
+func (m *Member) DropMetadata() error {
+	if m.readOnly {
+		return ErrReadOnly
+	}
+	if n := m.Superblock().Metadata; n != 0 {
+		return fmt.Errorf("%w: the metadata of %s (number %d) is in use", ErrInvalid, m.dir, n)
+	}
+	for _, name := range []string{metaName, metaAheadName, ballastName} {
+		path := filepath.Join(m.dir, name)
+		if _, err := m.fs.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := m.fs.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove metadata: %w", wrap(err))
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ballast = false
+	return nil
+}
 
 // Alignment is what offsets and lengths of ReadAt and WriteAt must be multiples of, in bytes: 512 or 4096. Memory may lie anywhere; aligned memory
 // saves a copy.
@@ -146,7 +173,7 @@ func (m *Member) Destroy() error {
 	if err != nil {
 		return fmt.Errorf("destroy member: %w", errors.Join(wrap(err), m.Close()))
 	}
-	for _, name := range []string{superblockTemp, segmentsName, metaName, ballastName, flushName} {
+	for _, name := range []string{superblockTemp, segmentsName, metaName, metaAheadName, ballastName, flushName} {
 		err = errors.Join(err, m.fs.RemoveAll(filepath.Join(m.dir, name)))
 	}
 	err = errors.Join(err, m.Close())

@@ -70,7 +70,13 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return n, f.fs.opening.met(f.fs, "read", err)
 }
 
-func (f *file) Sync() error                 { return f.fs.opening.met(f.fs, "sync", f.fs.retry(f.f.Sync)) }
+func (f *file) Sync() error {
+	if c := f.fs.copying.Load(); c.owns(f.f.Name()) && c.Unsynced {
+		return nil
+	}
+	return f.fs.opening.met(f.fs, "sync", f.fs.retry(f.f.Sync))
+}
+
 func (f *file) SyncData() error             { return f.Sync() }
 func (f *file) Close() error                { return f.fs.opening.met(f.fs, "close", f.f.Close()) }
 func (f *file) Fd() uintptr                 { return f.f.Fd() }
@@ -108,6 +114,9 @@ var _ vfs.File = (*dir)(nil)
 func (d *dir) Sync() error {
 	if isLogFolder(d.name) {
 		return nil
+	}
+	if d.fs.copying.Load().owns(d.name) {
+		return nil // Finish does, and can return its error
 	}
 	if err := d.fs.retry(func() error { return d.fs.fsys.SyncDir(d.name) }); err != nil {
 		d.fs.fatal(fmt.Errorf("sync folder of the metadata: %w", err))

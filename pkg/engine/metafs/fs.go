@@ -35,6 +35,7 @@ type FS struct {
 	room  room
 
 	opening opening
+	copying atomic.Pointer[Copy] // while it finishes
 
 	mutation mutation // a test's
 }
@@ -145,6 +146,9 @@ func (fs *FS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCateg
 func (fs *FS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	if isLog(name) {
 		f, err := fs.openLog(name)
+		if err == nil && fs.copying.Load() != nil {
+			f = emptyLog{f}
+		}
 		return f, fs.opening.met(fs, "open", err)
 	}
 	f, err := fs.fsys.Open(name, 0)
@@ -200,6 +204,9 @@ func (fs *FS) Lock(name string) (io.Closer, error) {
 
 // Link implements vfs.FS. Only checkpoints and ingestion link, and both copy where they cannot.
 func (fs *FS) Link(oldname, newname string) error {
+	if c := fs.copying.Load(); c != nil {
+		return c.link(oldname, newname)
+	}
 	return fmt.Errorf("link %s as %s: %w", oldname, newname, vfs.ErrUnsupported)
 }
 

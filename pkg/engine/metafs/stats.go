@@ -38,3 +38,12 @@ func (c Counts) Sub(earlier Counts) Counts {
 		Manifest: c.Manifest - earlier.Manifest, Other: c.Other - earlier.Other,
 	}
 }
+
+// Add is what both counted.
+func (c Counts) Add(other Counts) Counts {
+	return Counts{
+		LogPayload: c.LogPayload + other.LogPayload, LogPadding: c.LogPadding + other.LogPadding, LogPrewrite: c.LogPrewrite + other.LogPrewrite,
+		LogWrites: c.LogWrites + other.LogWrites, Flush: c.Flush + other.Flush, Compaction: c.Compaction + other.Compaction,
+		Manifest: c.Manifest + other.Manifest, Other: c.Other + other.Other,
+	}
+}
