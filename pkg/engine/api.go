@@ -138,7 +138,7 @@ type MemberInfo struct {
 	Directory string // its folder; empty while it is missing
 	Device    string // what it was made on, if a device
 	State     string // "InUse", "Draining" or "Missing"
-	Reason    string // why it is missing
+	Reason    string // why it is missing, or what is in the way of its drain
 	Metadata  bool   // it holds the metadata
 	Size      int64  // data it may hold
 	Used      int64

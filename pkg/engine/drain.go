@@ -18,6 +18,8 @@ const (
 	drainPiece = 128
 	// drainRetry is when a drain that could not go on looks again, if nothing becomes free before.
 	drainRetry = time.Second
+	// drainRetryBad is the same where all that is left cannot be copied.
+	drainRetryBad = 10 * time.Second
 	// drainOwner marks the allocator's extents that drains fill, one for each family.
 	drainOwner = 1 << 62
 )
@@ -131,6 +133,7 @@ func (p *Pool) runDrains() {
 			if left == 0 && err == nil {
 				err = p.moveMetadata()
 			}
+			p.drainWhy.Store(&err)
 			if err == nil {
 				told = ""
 			} else if told != err.Error() && !p.stopping() {
@@ -140,11 +143,16 @@ func (p *Pool) runDrains() {
 			if left == 0 && err == nil {
 				break
 			}
-			// What is left is pending, held by pins, or has nowhere to go.
-			timer := time.NewTimer(drainRetry)
+			// What is left is pending, held by pins, or has nowhere to go; or nobody can copy it, and then each pass is in vain until its owner has gone.
+			patience := drainRetry
+			if errors.Is(err, errUncopied) {
+				patience, freed = drainRetryBad, nil
+			}
+			timer := time.NewTimer(patience)
 			select {
 			case <-p.stop:
 			case <-freed:
+			case <-p.drainKick: // it was called off, perhaps
 			case <-timer.C:
 			}
 			timer.Stop()
@@ -152,7 +160,8 @@ func (p *Pool) runDrains() {
 	}
 }
 
-// drainPass goes once through all runs and moves those on members that are being drained. It returns how many blocks are left there.
+// drainPass goes once through all runs and moves those on members that are being drained. It returns how many blocks are left there. What cannot be copied
+// stays, and is errUncopied when nothing else was to be done.
 func (p *Pool) drainPass() (left int, err error) {
 	t := p.members.table.Load()
 	var list []*poolMember
@@ -181,6 +190,9 @@ func (p *Pool) drainPass() (left int, err error) {
 	for f := range d.families {
 		p.alloc.Forget(drainOwner | uint64(f))
 	}
+	if err == nil && d.moved == 0 {
+		err = p.uncopied(d.bad)
+	}
 	return count(), err
 }
 
@@ -189,6 +201,8 @@ type drainer struct {
 	limit    *limiter
 	count    volumeCounters
 	families map[uint32]struct{}
+	moved    int       // blocks
+	bad      []unmoved // what cannot be copied
 }
 
 var errStopped = errors.New("stopped")
@@ -258,7 +272,7 @@ func (d *drainer) move(at format.RunPage, list []runs.Entry) error {
 		if err := d.p.failure(); err != nil {
 			return err
 		}
-		_, err := d.p.relocate(relocation{family: at.Family, page: at.Page, list: []runs.Entry{e}, count: &d.count,
+		moved, bad, err := d.p.relocateAround(relocation{family: at.Family, page: at.Page, list: []runs.Entry{e}, count: &d.count,
 			where: func(n int) (uint64, int, error) {
 				prefer := alloc.Written
 				if n >= largeWrite {
@@ -271,6 +285,10 @@ func (d *drainer) move(at format.RunPage, list []runs.Entry) error {
 		})
 		if err != nil {
 			return fmt.Errorf("move family %d page %d: %w", at.Family, at.Page, err)
+		}
+		d.moved += moved
+		if len(bad) > 0 {
+			d.bad = append(d.bad, unmoved{at.Family, at.Page, bad})
 		}
 	}
 	return nil

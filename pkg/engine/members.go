@@ -302,6 +302,9 @@ func (p *Pool) memberInfos() (infos []MemberInfo) {
 		if m.dev == nil {
 			i.State, i.Reason = "Missing", m.why.Error()
 		} else {
+			if why := p.drainWhy.Load(); m.rec.State == format.MemberDraining && why != nil && *why != nil {
+				i.Reason = (*why).Error()
+			}
 			i.Directory, i.Device = m.dev.Dir(), m.dev.Superblock().Device
 		}
 		infos = append(infos, i)

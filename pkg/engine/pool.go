@@ -55,6 +55,7 @@ type Pool struct {
 	failed    atomic.Pointer[error]
 	stop      chan struct{}
 	drainKick chan struct{}
+	drainWhy  atomic.Pointer[error] // what is in the way of a drain: of the last pass
 	jobKick   chan struct{}
 	jobsHeld  atomic.Bool // by a test: queued passes stay queued
 	wg        sync.WaitGroup

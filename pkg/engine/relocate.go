@@ -179,7 +179,7 @@ func (p *Pool) copyTogether(count *volumeCounters, list []*move, blocks int) err
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("read what is to be copied: %w", err)
+		return fmt.Errorf("%w: %w", errCopyRead, err)
 	}
 	state := copyWhole
 	if err = p.writeData(count, b, list[0].to, 0); err != nil {

@@ -43,7 +43,7 @@ type TidyStep struct {
 	Next    int64 // the Start that goes on after it; 0: the volume is done
 	Pages   int64 // looked at
 	Moved   int64 // bytes
-	Skipped int64 // pages left as they are, because there is no free space in one piece for them
+	Skipped int64 // pages left as they are: there is no free space in one piece for them, or some of their blocks cannot be copied (an event says which)
 }
 
 // Tidy works on a volume, in use or not, for about a second; a caller goes on with Next until it is 0.
@@ -178,13 +178,21 @@ func (t *tidier) page(line *lineage, first uint64, page uint32) error {
 		return err
 	}
 	defer func() { t.p.alloc.Undo(room.left...) }()
+	var bad []runs.Entry
+	defer func() {
+		if len(bad) > 0 {
+			t.step.Skipped++
+			t.p.tellUncopied("tidy left blocks where they are that cannot be copied", unmoved{line.family, page, bad})
+		}
+	}()
 	for len(own) > 0 {
 		n, blocks := 0, 0
 		for n < len(own) && (n == 0 || blocks+own[n].Len() <= tidyPiece) {
 			blocks += own[n].Len()
 			n++
 		}
-		if err := t.piece(relocation{line.family, page, own[:n], room.take, &t.count}, blocks); err != nil {
+		left, err := t.piece(relocation{line.family, page, own[:n], func(n int) (uint64, int, error) { return t.take(room, n) }, &t.count}, blocks)
+		if bad = append(bad, left...); err != nil {
 			return err
 		}
 		own = own[n:]
@@ -192,14 +200,14 @@ func (t *tidier) page(line *lineage, first uint64, page uint32) error {
 	return nil
 }
 
-// piece moves some runs, at the pace that the rate allows, and like a large write in the queue of the device.
-func (t *tidier) piece(r relocation, blocks int) error {
+// piece moves some runs, at the pace that the rate allows, and like a large write in the queue of the device. It returns those that cannot be copied.
+func (t *tidier) piece(r relocation, blocks int) (bad []runs.Entry, err error) {
 	t.p.flow.enter(blocks * BlockSize)
-	moved, err := t.p.relocate(r)
+	moved, bad, err := t.p.relocateAround(r)
 	t.p.flow.leave(blocks * BlockSize)
 	t.step.Moved += int64(moved) * BlockSize
 	if err != nil || t.rate < 0 {
-		return err
+		return bad, err
 	}
 	due := time.NewTimer(time.Until(t.began.Add(time.Duration(float64(t.step.Moved) / float64(t.rate) * float64(time.Second)))))
 	defer due.Stop()
@@ -208,7 +216,15 @@ func (t *tidier) piece(r relocation, blocks int) error {
 	case <-t.ctx.Done():
 	case <-t.p.stop:
 	}
-	return nil
+	return bad, nil
+}
+
+// take is from the page's room, and from elsewhere when copies that went wrong have given some of it back.
+func (t *tidier) take(room *tidyRoom, n int) (place uint64, got int, err error) {
+	if len(room.left) > 0 {
+		return room.take(n)
+	}
+	return t.p.alloc.Alloc(t.v.id|tidyOwner, n, alloc.Reserved)
 }
 
 // places counts the places that a read of the whole page goes to: now, or with runs of generations from one on in sequence.
@@ -249,9 +265,6 @@ func (t *tidier) room(blocks, most int) (*tidyRoom, error) {
 }
 
 func (r *tidyRoom) take(n int) (place uint64, got int, err error) {
-	if len(r.left) == 0 {
-		return 0, 0, alloc.ErrNone
-	}
 	x := &r.left[0]
 	place, got = x.Place, min(n, x.N)
 	if x.Place, x.N = x.Place+uint64(got), x.N-got; x.N == 0 {
