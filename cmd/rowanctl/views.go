@@ -85,6 +85,9 @@ func (p poolView) memberFields() (fields []field) {
 		if m.Metadata {
 			text += ", metadata"
 		}
+		if m.Reason != "" {
+			text += ": " + m.Reason
+		}
 		fields = append(fields, field{fmt.Sprintf("Member %d", m.Index), text})
 	}
 	return fields

@@ -332,7 +332,7 @@ func (p *Pool) takeOut(which string) (*poolMember, error) {
 		return nil, m.missingError()
 	}
 	if m.rec.State != format.MemberDraining {
-		return nil, fmt.Errorf("%w: member %v is in use; drain it first (rowanctl pool drain-member)", ErrInUse, m)
+		return nil, fmt.Errorf("%w: member %v is in use; drain it first (rowanctl pool drain-member)", ErrInvalid, m)
 	}
 	if left := p.usedOn(t, m) + p.alloc.Unsettled(m.lane); left > 0 {
 		return nil, fmt.Errorf("%w: member %v still holds %d MiB", ErrBusy, m, (left*BlockSize+1<<20-1)>>20)

@@ -391,7 +391,7 @@ func TestDrainMember(t *testing.T) {
 	want := fillPattern(t, v, 60)
 	_, err := p.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
 	must(t, err)
-	if _, err := p.RemoveMember(t.Context(), "1"); !errors.Is(err, ErrInUse) {
+	if _, err := p.RemoveMember(t.Context(), "1"); !errors.Is(err, ErrInvalid) {
 		t.Fatalf("removed without a drain: %v", err)
 	}
 	if i, err := p.DrainMember(t.Context(), "1", false); err != nil || i.Members[1].State != "Draining" {

@@ -2,13 +2,17 @@ package engine
 
 import (
 	"errors"
+	"flag"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/rowan-csi/rowan/pkg/engine/format"
@@ -253,4 +257,60 @@ func TestMetadataMoveErrors(t *testing.T) {
 	if failed == 0 || moved < 20 {
 		t.Errorf("%d pools failed, the metadata of %d moved in the end", failed, moved)
 	}
+}
+
+var pauseRuns = flag.Int("pause.runs", 50_000, "runs in the store whose move TestMetadataMovePause times")
+
+// Flushes wait for the move of the metadata no longer than for what was written since most of it was copied, however large it is.
+func TestMetadataMovePause(t *testing.T) {
+	o := testOptions(t)
+	o.Observer, o.ringBytes = nil, 1<<20
+	p := newPoolOf(t, o, 2, "")
+	t.Cleanup(func() { _ = p.kill() }) // the runs below are nobody's: no check
+	v := p.volume("v", 64<<20)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for done := 0; done < *pauseRuns; {
+		b := p.store.db.newBatch()
+		for range min(10_000, *pauseRuns-done) {
+			place := rng.Uint64N(1 << 30)
+			val := format.AppendRun(nil, format.Run{Len: 1, Place: place})
+			must(t, b.Set(format.RunKey(9, uint32(done/500), 1+rng.Uint64N(4), done%500*2), val, nil))
+			done++
+		}
+		must(t, b.Commit(pebble.NoSync))
+	}
+	var longest atomic.Int64
+	stop := make(chan struct{})
+	var guest sync.WaitGroup
+	guest.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			began := time.Now()
+			if err := errors.Join(put(v, i*BlockSize%(32<<20), BlockSize, byte(i)), v.Flush()); err != nil {
+				t.Error(err)
+				return
+			}
+			longest.Store(max(longest.Load(), int64(time.Since(began))))
+		}
+	})
+	m := *p.members.table.Load().list[0]
+	m.rec.State = format.MemberDraining
+	must(t, p.putMember(&m))
+	began := time.Now()
+	mv := &metaMove{p: p.Pool, from: &m, to: p.members.table.Load().list[1], number: 1, old: p.store.db.at}
+	bytes := p.store.db.bytes()
+	must(t, errors.Join(mv.prepare(), mv.carry()))
+	took := time.Since(began)
+	close(stop)
+	guest.Wait()
+	t.Logf("%d runs, %d MiB of metadata, moved in %v: commits waited %v, the longest write and flush took %v", *pauseRuns, bytes>>20,
+		took.Round(time.Millisecond), mv.pause, time.Duration(longest.Load()))
+	if mv.pause > 5*time.Second {
+		t.Error("too long")
+	}
+	must(t, mv.leave())
 }
