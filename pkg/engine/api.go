@@ -80,6 +80,7 @@ type Options struct {
 	anyRingFS bool
 	bootID    *[16]byte
 	patience  time.Duration // for other engines' locks
+	smallest  int64         // size of a member; 0: MinPoolSize
 	tidyTick  time.Duration
 	logBytes  int64 // how much of a metadata log is prewritten
 	wroteRing func(off int64, p []byte)

@@ -127,7 +127,7 @@ func (st *state) judge(o Options, ringDir string) (err error) {
 		return st.outlive(o)
 	}
 	start, tape := st.disk.Record()
-	pool, err := OpenPool(context.Background(), "/pool", o)
+	pool, _, err := openCrashed(o)
 	if err != nil {
 		return err
 	}
@@ -153,16 +153,22 @@ func (st *state) judge(o Options, ringDir string) (err error) {
 func (st *state) ringName() string { return fmt.Sprintf("%x.ring", st.w.ring[16:32]) }
 
 func (st *state) verify(o Options) (err error) {
-	pool, err := OpenPool(context.Background(), "/pool", o)
+	if err := st.verifyMetadata(o); err != nil {
+		return err
+	}
+	pool, dir, err := openCrashed(o)
 	if err != nil {
 		return err
 	}
-	p := &testPool{Pool: pool, o: o, dir: "/pool"}
+	p := &testPool{Pool: pool, o: o, dir: dir}
 	defer func() { err = errors.Join(err, p.kill()) }()
 	return st.verifyPool(p)
 }
 
 func (st *state) verifyPool(p *testPool) error {
+	if err := p.degraded(); err != nil { // a member is in the pool when it is whole, and goes when it is not in the pool
+		return err
+	}
 	if err := p.sound(); err != nil {
 		return err
 	}

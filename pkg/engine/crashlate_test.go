@@ -21,11 +21,11 @@ func (st *state) outlive(o Options) (err error) {
 	if o.mutate == mutateLocks {
 		o.fs = fsys.Fault(unlocked{st.disk})
 	}
-	pool, err := OpenPool(context.Background(), "/pool", o)
+	pool, dir, err := openCrashed(o)
 	if err != nil {
 		return err
 	}
-	p := &testPool{Pool: pool, o: o, dir: "/pool"}
+	p := &testPool{Pool: pool, o: o, dir: dir}
 	defer func() { err = errors.Join(err, p.kill()) }()
 	if err := st.goOn(p, landing.r); err != nil {
 		return err

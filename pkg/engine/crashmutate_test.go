@@ -14,7 +14,8 @@ var mutationNames = [mutations]string{
 	mutateCopyFlush: "CopyFlush", mutateMovePins: "MovePins", mutateMoveMark: "MoveMark",
 	mutateSumDrop: "SumDrop", mutateSumVoid: "SumVoid",
 	mutateCopySynced: "CopySynced", mutateCopyPinned: "CopyPinned", mutateCopyPublish: "CopyPublish",
-	mutateFlushOne:  "FlushOne",
+	mutateFlushOne:    "FlushOne",
+	mutateRemoveMoved: "RemoveMoved", mutateRemoveSynced: "RemoveSynced",
 	mutateMetaNamed: "MetaNamed", mutateMetaSynced: "MetaSynced", mutateMetaPause: "MetaPause", mutateMetaSwitch: "MetaSwitch",
 }
 

@@ -52,6 +52,11 @@ func record(seed uint64, o Options) (*recording, error) {
 	g := &guests{disk: disk, seed: seed, pace: newPace(seed), w: newWorld()}
 	hold := fsys.Fault(disk, fsys.Rule{When: func(c fsys.Call) bool { g.pace.hold(c); return true }})
 	o.fs, o.bootID = hold, &[16]byte{1}
+	o.did = func(m mutation) {
+		if m == mutateMetaSynced || m == mutateMetaSwitch { // before the metadata's switch, and after it
+			g.note(mark{Kind: markHeld})
+		}
+	}
 	o.wroteRing = func(off int64, p []byte) { g.note(mark{Kind: markRing, Off: off, Data: append([]byte(nil), p...)}) }
 	err := g.run(o)
 	disk.StopRecording()
@@ -62,7 +67,7 @@ func record(seed uint64, o Options) (*recording, error) {
 }
 
 func (g *guests) run(o Options) (err error) {
-	pool, err := smallPool(o, []string{"/pool", "/second/pool"}[:1+g.seed%2]...)
+	pool, err := smallPool(o, crashDirs[:1+g.seed%2]...)
 	if err != nil {
 		return err
 	}
@@ -90,11 +95,13 @@ func (g *guests) run(o Options) (err error) {
 	return g.sound()
 }
 
-// crashDisk is a machine with two devices.
+// crashDisk is a machine with three devices.
 func crashDisk() *fsys.Mem {
 	disk := fsys.NewMem()
-	if err := disk.AddDevice("/second"); err != nil {
-		panic(err)
+	for _, dir := range []string{"/second", "/third"} {
+		if err := disk.AddDevice(dir); err != nil {
+			panic(err)
+		}
 	}
 	return disk
 }
@@ -133,7 +140,7 @@ func (g *guests) nextLife() error {
 	if err := g.kill(); err != nil {
 		return err
 	}
-	p, err := OpenPool(context.Background(), g.dir, g.o)
+	p, _, err := openCrashed(g.o)
 	if err != nil {
 		return err
 	}
@@ -169,6 +176,9 @@ func (g *guests) live(life int) error {
 	for i := range crashVolumes * 2 {
 		run(&writers, i, func(r *rand.Rand) error { return g.write(ctx, r, g.slots[i/2], i%2*crashSpan, crashOps) })
 	}
+	if g.seed%2 == 1 {
+		run(&others, 21, func(r *rand.Rand) error { return g.changeMembers(ctx, r) })
+	}
 	run(&others, 20, func(r *rand.Rand) error { return g.manage(ctx, r) })
 	for i := range 2 {
 		run(&others, 30+i, func(r *rand.Rand) error { return g.read(ctx, r) })
@@ -182,10 +192,13 @@ func (g *guests) live(life int) error {
 
 // grow gives the pool a chunk more now and then, so that space is reserved while the guests want it.
 func (g *guests) grow(life int) error {
-	for i, m := range g.members.table.Load().list {
-		chunks := [][crashLives]int64{{1, 1, 2}, {0, 1, 1}}[i][life]
+	for _, m := range g.members.table.Load().list {
+		chunks := int64(1)
+		if m.index < 2 {
+			chunks = [][crashLives]int64{{1, 1, 2}, {0, 1, 1}}[m.index][life]
+		}
 		if size := max(chunks*alloc.ChunkBlocks*BlockSize, SizeUnit); size > int64(m.rec.Size) {
-			if _, err := g.GrowMember(context.Background(), fmt.Sprint(i), size); err != nil {
+			if _, err := g.GrowMember(context.Background(), fmt.Sprint(m.index), size); err != nil {
 				return err
 			}
 		}

@@ -305,7 +305,9 @@ func (p *Pool) RemoveMember(ctx context.Context, which string) (PoolInfo, error)
 		p.members.flushing.Lock()
 		//lint:ignore SA2001 the end of a flush under way is what is waited for
 		p.members.flushing.Unlock()
-		err = m.dev.Destroy()
+		if !p.breaks(mutateRemoveSynced) {
+			err = m.dev.Destroy()
+		}
 	}
 	if err != nil {
 		return PoolInfo{}, fmt.Errorf("remove a member of pool %q: %w", p.name(), err)
@@ -334,7 +336,7 @@ func (p *Pool) takeOut(which string) (*poolMember, error) {
 	if m.rec.State != format.MemberDraining {
 		return nil, fmt.Errorf("%w: member %v is in use; drain it first (rowanctl pool drain-member)", ErrInvalid, m)
 	}
-	if left := p.usedOn(t, m) + p.alloc.Unsettled(m.lane); left > 0 {
+	if left := p.usedOn(t, m) + p.alloc.Unsettled(m.lane); left > 0 && !p.breaks(mutateRemoveMoved) {
 		return nil, fmt.Errorf("%w: member %v still holds %d MiB", ErrBusy, m, (left*BlockSize+1<<20-1)>>20)
 	}
 	if m == t.meta {
@@ -343,7 +345,12 @@ func (p *Pool) takeOut(which string) (*poolMember, error) {
 	rec := m.rec
 	rec.State = format.MemberRemoved
 	segments := t.segments(m)
-	err = p.store.commit(func(b *batch) (bool, error) {
+	return m, p.dropMember(m, rec, segments)
+}
+
+// dropMember commits it.
+func (p *Pool) dropMember(m *poolMember, rec format.Member, segments []uint32) error {
+	return p.commitThen(func(b *batch) (bool, error) {
 		b.put(format.MemberKey(m.index), rec.Encode())
 		for _, seg := range segments {
 			if err := b.dropSegment(seg); err != nil {
@@ -351,13 +358,15 @@ func (p *Pool) takeOut(which string) (*poolMember, error) {
 			}
 		}
 		return false, nil
-	}, func() {
+	}, step{mutateRemoveSynced, func() {
 		for _, seg := range segments {
 			p.alloc.Drop(seg)
 		}
 		p.members.change(func(t *memberTable) { t.drop(m, rec) })
-	})
-	return m, err
+		if p.breaks(mutateRemoveSynced) {
+			_ = m.dev.Destroy()
+		}
+	}})
 }
 
 // drop takes a member out of the table.

@@ -37,7 +37,7 @@ func (p *Pool) putMember(m *poolMember) error {
 
 // AddMember makes a member and takes it into the pool, in use: blocks are handed out there from then on, and writes that wait for space go on.
 func (p *Pool) AddMember(ctx context.Context, spec MemberSpec) (PoolInfo, error) {
-	if err := spec.check(); err != nil {
+	if err := spec.check(p.options.least()); err != nil {
 		return PoolInfo{}, err
 	}
 	p.changing.Lock()
@@ -84,12 +84,13 @@ func (p *Pool) takeIn(m *poolMember) error {
 	return nil
 }
 
-// makeMember makes a member of this pool. What an add left that was interrupted before the pool knew the member is made anew.
+// makeMember makes a member of this pool. What an add left that was interrupted before the pool knew the member is made anew, and so is what a removal left
+// that was interrupted when the pool no longer knew it.
 func (p *Pool) makeMember(spec MemberSpec, index uint32) (*member.Member, error) {
 	node, _ := os.Hostname()
 	ms := member.Spec{
 		PoolName: p.name(), PoolID: p.identity.PoolID, MemberID: format.NewUUID(), Index: index, Directory: spec.Directory, Device: spec.Device,
-		Wipe: spec.Wipe, Size: spec.Size, MinSize: MinPoolSize, Node: node, Created: time.Now(), MountDir: p.options.MountDir,
+		Wipe: spec.Wipe, Size: spec.Size, MinSize: p.options.least(), Node: node, Created: time.Now(), MountDir: p.options.MountDir,
 	}
 	dev, err := member.Create(p.fs, ms)
 	if !errors.Is(err, member.ErrForeign) || spec.Directory == "" {
@@ -100,7 +101,7 @@ func (p *Pool) makeMember(spec MemberSpec, index uint32) (*member.Member, error)
 		return nil, err
 	}
 	t, sb := p.members.table.Load(), left.Superblock()
-	if sb.PoolID != p.identity.PoolID || t.byID(sb.MemberID) != nil || t.wasRemoved(sb.MemberID) || sb.Metadata != 0 || len(left.Segments()) > 0 {
+	if sb.PoolID != p.identity.PoolID || t.byID(sb.MemberID) != nil || sb.Metadata != 0 || len(left.Segments()) > 0 && !t.wasRemoved(sb.MemberID) {
 		return nil, errors.Join(err, left.Close())
 	}
 	if derr := left.Destroy(); derr != nil {

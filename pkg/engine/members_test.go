@@ -471,3 +471,27 @@ func TestDrainRefusedAndCancelled(t *testing.T) {
 		t.Errorf("nowhere to go: %v", err)
 	}
 }
+
+// A removal that was interrupted when the pool no longer knew the member leaves a folder, in which a member can be made.
+func TestRemoveInterrupted(t *testing.T) {
+	p := newPoolOf(t, testOptions(t), 2, "")
+	p.quiet()
+	want := fillPattern(t, p.volume("v", 64<<20), 16)
+	_, err := p.DrainMember(t.Context(), "1", false)
+	must(t, err)
+	p.drained(1)
+	m, err := p.takeOut("1")
+	must(t, err)
+	must(t, m.dev.Close())
+	dir := m.dev.Dir()
+	must(t, p.kill())
+	p.o.Members = []string{dir}
+	p.reopen()
+	if i := p.Info(); i.State != "Ready" || len(i.Members) != 1 {
+		t.Fatalf("%+v", i)
+	}
+	if i, err := p.AddMember(t.Context(), MemberSpec{Directory: dir, Size: MinPoolSize}); err != nil || len(i.Members) != 2 || i.Members[1].Index != 2 {
+		t.Fatalf("%+v, %v", i, err)
+	}
+	wantContent(t, p.open("v"), want)
+}

@@ -35,6 +35,8 @@ const (
 	mutateMetaNamed                // the metadata moves off a member whose superblock does not say where to
 	mutateMetaSynced               // the superblock gives the metadata to a member before its copy is durable
 	mutateMetaPause                // the committer goes on while the last of the metadata is copied
+	mutateRemoveMoved              // a member is taken out, and its segments' records with it, before its blocks were moved
+	mutateRemoveSynced             // a removed member's files go before the record that it was removed is durable
 	mutateMetaSwitch               // the metadata's old place is given up before the new superblock is durable
 	mutations
 )

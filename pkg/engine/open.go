@@ -39,6 +39,9 @@ func (o Options) lockWait() time.Duration {
 	return cmp.Or(o.LockWait, o.patience)
 }
 
+// least is how small a member may be.
+func (o Options) least() int64 { return cmp.Or(o.smallest, MinPoolSize) }
+
 func (o Options) withDefaults() Options {
 	if o.RingDir == "" {
 		o.RingDir = DefaultRingDir
@@ -109,19 +112,19 @@ func checkPoolSpec(spec PoolSpec) error {
 		return fmt.Errorf("%w: a pool of %d members: at most %d", ErrInvalid, n, MaxMembers)
 	}
 	for _, m := range spec.members() {
-		if err := m.check(); err != nil {
+		if err := m.check(MinPoolSize); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s MemberSpec) check() error {
+func (s MemberSpec) check(least int64) error {
 	if (s.Directory == "") == (s.Device == "") {
 		return fmt.Errorf("%w: a member is made in a directory or on a device: give one of them", ErrInvalid)
 	}
-	if s.Size != 0 && (s.Size < MinPoolSize || s.Size%SizeUnit != 0) {
-		return fmt.Errorf("%w: size of %d bytes: want a multiple of 1 MiB, at least %d MiB, or 0 for 90 %% of what is free", ErrInvalid, s.Size, MinPoolSize>>20)
+	if s.Size != 0 && (s.Size < least || s.Size%SizeUnit != 0) {
+		return fmt.Errorf("%w: size of %d bytes: want a multiple of 1 MiB, at least %d MiB, or 0 for 90 %% of what is free", ErrInvalid, s.Size, least>>20)
 	}
 	return nil
 }

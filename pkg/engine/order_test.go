@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
@@ -28,6 +29,7 @@ type script struct {
 	marks []string
 	names map[int32]string
 	flush string // the rule that asks for a member flush here
+	store bool   // what happens to the metadata's files and to superblocks is written down, too
 }
 
 // notes are what a rule says of the step that it is named at.
@@ -38,6 +40,9 @@ var notes = map[mutation]string{
 	mutateReusePinned: "older pins have ended: the blocks can be handed out",
 	mutateJoin:        "heads learn of the join",
 	mutateReserve:     "reserved chunks are handed out",
+	mutateMetaSynced:  "the copy is whole and open; nothing was committed since",
+	mutateMetaSwitch:  "the committer and new reads use the copy",
+	mutateMetaNamed:   "the old store's last reader is waited for, and its files go",
 	mutateCopySynced:  "maps show the copy; older readers are waited for",
 }
 
@@ -133,6 +138,9 @@ func (s *script) learn(step fsys.Step) {
 func (s *script) effect(step fsys.Step) (what, rule string, kind int) {
 	name := s.names[step.Node]
 	begin, write, sync := step.Begins()
+	if what, rule := s.moving(name, step); what != "" && begin {
+		return what, rule, begins
+	}
 	switch ext := filepath.Ext(name); {
 	case step.Ends():
 		return "", "", ends
@@ -151,8 +159,51 @@ func (s *script) effect(step fsys.Step) (what, rule string, kind int) {
 	return "", "", neither
 }
 
+// moving names a step of a move of the metadata.
+func (s *script) moving(name string, step fsys.Step) (what, rule string) {
+	_, write, sync := step.Begins()
+	switch {
+	case !s.store:
+	case write && name == "rowan.pool.tmp":
+		sb, err := format.DecodeSuperblock(step.Data)
+		if err != nil {
+			return err.Error(), ""
+		}
+		what = fmt.Sprintf("superblock of member %d: metadata %d", sb.MemberIndex, sb.Metadata)
+		switch {
+		case !sb.MovingTo.IsZero():
+			return what + ", moving", "MetaNamed: before the copy is made"
+		case sb.Metadata == 0:
+			return what, "after the switch"
+		}
+		return what, "MetaSwitch: before the old place is given up"
+	case sync && name == "rowan.pool.tmp":
+		return "sync the superblock", "then it is renamed"
+	case sync && filepath.Ext(name) == ".sst":
+		return "sync a table", "MetaSynced: before the switch"
+	case sync && strings.HasPrefix(name, "MANIFEST"):
+		return "sync a manifest", "MetaSynced: before the switch"
+	}
+	return what, rule
+}
+
 // orders are the texts. Each returns the step of the tape from which on it is written down.
 var orders = map[string]func(s *script) (from int){
+	"metadata-move": func(s *script) int {
+		must(s.t, put(s.volume("v", 1<<20), 0, BlockSize, 1))
+		_, err := s.AddMember(s.t.Context(), MemberSpec{Directory: "/other", Size: MinPoolSize})
+		must(s.t, err)
+		s.quiet()
+		must(s.t, s.Pool.flush())
+		m := *s.members.table.Load().list[0]
+		m.rec.State = format.MemberDraining
+		must(s.t, s.putMember(&m))
+		s.store = true
+		from := len(s.tape.Steps)
+		mv := &metaMove{p: s.Pool, from: &m, number: 1, old: s.Pool.store.db.at}
+		s.ask("move the metadata to the other member", func() error { return errors.Join(mv.target(), mv.prepare(), mv.carry(), mv.leave()) })
+		return from
+	},
 	"first-write-and-flush-row": func(s *script) int {
 		v := s.volume("v", 1<<20)
 		from := len(s.tape.Steps)

@@ -28,6 +28,9 @@ type soaked struct {
 	rng     *rand.Rand
 	chores  atomic.Int64
 	damaged int64
+
+	dirs                  []string // where members may be; none: the pool keeps the one it has
+	added, removed, moved int      // members, and metadata with them
 }
 
 // TestSoak has all operations at random on two pools, with the engine killed in between, for as long as -soak says. Then everything must be sound.
@@ -60,7 +63,9 @@ func TestSoak(t *testing.T) {
 		}
 	}()
 	other := s.Pool + "-other"
-	if _, err := s.Engine.CreatePool(ctx, engine.PoolSpec{Name: other, Directory: filepath.Join(filepath.Dir(s.Member), other), Size: 2 * poolSize}); err != nil {
+	dirs := memberDirs(filepath.Dir(s.Member), other)
+	spec := engine.PoolSpec{Name: other, Directory: dirs[0], Size: 2 * poolSize, More: []engine.MemberSpec{{Directory: dirs[1], Size: 2 * poolSize}}}
+	if _, err := s.Engine.CreatePool(ctx, spec); err != nil {
 		t.Fatal(err)
 	}
 	var pools []*soaked
@@ -69,6 +74,7 @@ func TestSoak(t *testing.T) {
 			machine: &machine{Stack: s, Pool: name, t: t, rng: rand.New(rand.NewPCG(*seed, uint64(10+i)))}, rng: rand.New(rand.NewPCG(*seed, uint64(20+i))),
 		})
 	}
+	pools[1].dirs = dirs
 	err = soak(ctx, pools)
 	if err != nil {
 		t.Error(err)
@@ -218,7 +224,13 @@ func killUntil(ctx, timed context.Context, pools []*soaked) error {
 func (p *soaked) chore(ctx context.Context) error {
 	name := fmt.Sprintf("chore-%d", p.chores.Load())
 	loaded := p.volumes[p.rng.IntN(len(p.volumes))].name
-	switch p.rng.IntN(5) {
+	kinds := 5
+	if p.dirs != nil {
+		kinds = 7
+	}
+	switch p.rng.IntN(kinds) {
+	case 5, 6:
+		return p.changeMembers(ctx)
 	case 0:
 		return p.group(ctx, name)
 	case 1:
@@ -315,6 +327,8 @@ func reportSoak(t *testing.T, pools []*soaked, err error) {
 	fmt.Printf("longest_pause_seconds %.2f\n", pools[0].longest.Seconds())
 	fmt.Printf("kills %d (bar over 0)\n", pools[0].killed)
 	fmt.Printf("chores %d (bar over 0)\n", chores)
+	fmt.Printf("members_added %d\n", pools[1].added)
+	fmt.Printf("members_removed %d, with the metadata %d\n", pools[1].removed, pools[1].moved)
 	fmt.Printf("snapshots_verified %d (bar over 0)\n", snapshots)
 	fmt.Printf("failed_operations %d (bar 0)\n", failed)
 	fmt.Printf("io_errors %d (bar 0)\n", ioErrors)
