@@ -169,6 +169,9 @@ func (s *metaStore) close() error {
 func (p *Pool) openMetadata(on *member.Member, fresh bool) (*metadata, error) {
 	m := &metadata{dead: make(chan struct{})}
 	s, err := p.openPebble(m, on, fresh, true)
+	if errors.Is(err, errOpening) {
+		return nil, p.failure() // which the same death has caused
+	}
 	if err != nil {
 		return nil, err
 	}
