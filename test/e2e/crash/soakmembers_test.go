@@ -45,23 +45,27 @@ func (p *soaked) changeMembers(ctx context.Context) error {
 	}
 	m := info.Members[p.rng.IntN(len(info.Members))]
 	cancel := p.rng.IntN(4) == 0
-	if err := p.drain(ctx, m.ID, false); err != nil {
-		if errors.Is(err, engine.ErrInvalid) || errors.Is(err, engine.ErrNoSpace) {
-			return nil // the others have no room, or there is none
-		}
+	if drains, err := p.drain(ctx, m.ID, false); err != nil || !drains {
 		return err
 	}
 	if cancel {
-		return p.drain(ctx, m.ID, true)
+		_, err := p.drain(ctx, m.ID, true)
+		return err
 	}
 	return p.takeOut(ctx, m)
 }
 
-func (p *soaked) drain(ctx context.Context, member string, cancel bool) error {
-	return p.call(ctx, "drain a member", func(ctx context.Context) error {
+// drain tells whether it was begun: not where the other members have no room, or there are none.
+func (p *soaked) drain(ctx context.Context, member string, cancel bool) (drains bool, err error) {
+	err = p.call(ctx, "drain a member", func(ctx context.Context) error {
 		_, err := p.Engine.DrainMember(ctx, p.Pool, member, cancel)
+		drains = err == nil
+		if errors.Is(err, engine.ErrInvalid) || errors.Is(err, engine.ErrNoSpace) {
+			return nil
+		}
 		return err
 	})
+	return drains, err
 }
 
 // takeOut waits for a drain and takes the member out. A drain that does not come to its end in time goes on, or is found done by the next chore.
