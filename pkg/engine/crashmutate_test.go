@@ -14,7 +14,7 @@ var mutationNames = [mutations]string{
 	mutateCopyFlush: "CopyFlush", mutateMovePins: "MovePins", mutateMoveMark: "MoveMark",
 	mutateSumDrop: "SumDrop", mutateSumVoid: "SumVoid",
 	mutateCopySynced: "CopySynced", mutateCopyPinned: "CopyPinned", mutateCopyPublish: "CopyPublish",
-	mutateFlushOne:    "FlushOne",
+	mutateFlushOne: "FlushOne", mutateCombine: "Combine",
 	mutateRemoveMoved: "RemoveMoved", mutateRemoveSynced: "RemoveSynced",
 	mutateMetaNamed: "MetaNamed", mutateMetaSynced: "MetaSynced", mutateMetaPause: "MetaPause", mutateMetaSwitch: "MetaSwitch",
 }

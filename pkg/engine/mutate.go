@@ -38,6 +38,7 @@ const (
 	mutateRemoveMoved              // a member is taken out, and its segments' records with it, before its blocks were moved
 	mutateRemoveSynced             // a removed member's files go before the record that it was removed is durable
 	mutateMetaSwitch               // the metadata's old place is given up before the new superblock is durable
+	mutateCombine                  // writes that share a request are acknowledged before it has ended
 	mutations
 )
 

@@ -21,23 +21,24 @@ import (
 // Order of locks: ops, the flow, a volume's gate, ranges of blocks, rounds.turn or moves.turn, catalogue.mu, then those inside the parts. Whoever waits for space or for the ring holds none, and whoever waits for a range of
 // blocks holds no pin: who has the range may be waiting for pins.
 type Pool struct {
-	options Options
-	figures *Figures // nil: nobody counts
-	fs      fsys.FS
-	members *members
-	data    dataDevice
-	store   *store
-	pages   *pages
-	alloc   *alloc.Allocator
-	ring    *ring.Ring
-	epochs  epoch.Domain
-	locks   rangelock.Table
-	rounds  rounds
-	flow    flow
-	moves   moves
-	marks   moveMarks
-	maps    openMaps
-	tidying sync.Mutex // one volume at a time; before all other locks but ops
+	options  Options
+	figures  *Figures // nil: nobody counts
+	fs       fsys.FS
+	members  *members
+	data     dataDevice
+	combiner combiner
+	store    *store
+	pages    *pages
+	alloc    *alloc.Allocator
+	ring     *ring.Ring
+	epochs   epoch.Domain
+	locks    rangelock.Table
+	rounds   rounds
+	flow     flow
+	moves    moves
+	marks    moveMarks
+	maps     openMaps
+	tidying  sync.Mutex // one volume at a time; before all other locks but ops
 
 	changing  sync.Mutex // held by who adds, finds, drains or removes a member, or moves the metadata; before ops
 	metaStuck error      // why the metadata does not move as long as the pool is open; nil: it may. Guarded by changing

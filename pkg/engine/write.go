@@ -342,6 +342,9 @@ func (w *partWrite) writeNew(e runs.Entry) error {
 	for from < to {
 		blockEnd := from + BlockSize
 		if from >= w.at && to <= w.at+len(w.b) {
+			if from == e.Off()*BlockSize {
+				return w.v.pool.writeNewBlocks(&w.v.count, w.b[from-w.at:to-w.at], e.Place())
+			}
 			return w.v.pool.writeData(&w.v.count, w.b[from-w.at:to-w.at], e.Place(), from-e.Off()*BlockSize)
 		}
 		if from >= w.at && blockEnd <= w.at+len(w.b) {
