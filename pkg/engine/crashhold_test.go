@@ -154,16 +154,52 @@ func (g *guests) heldJoin(r *rand.Rand) error {
 	})
 }
 
+// heldCombined keeps requests to the device, so that writes to new blocks wait and then share one, which is kept as well: none of them is acknowledged.
+func (g *guests) heldCombined(r *rand.Rand) error {
+	return g.pair(r, func(a, _ *slot) error {
+		if err := g.blocks(a, 0, guestBlocks, true); err != nil {
+			return err
+		}
+		requests := g.pace.arm(fsys.OpWrite, ".seg")
+		const n = combineLeast + 6
+		wrote := make(chan error, n)
+		for i := range n {
+			go func() { wrote <- g.blocks(a, 2*i, 1, false) }()
+		}
+		waiting := func(want bool) {
+			g.poll(func() bool {
+				g.combiner.mu.Lock()
+				defer g.combiner.mu.Unlock()
+				return len(g.combiner.queue) > 1 == want
+			})
+		}
+		waiting(true)
+		waiting(false)
+		g.release(requests)
+		var err error
+		for range n {
+			err = errors.Join(err, <-wrote)
+		}
+		return err
+	})
+}
+
 // applied waits until the removal of a key shows in the store, as it does before it is durable.
 func (g *guests) applied(key []byte) {
+	g.poll(func() bool {
+		_, closer, err := g.store.db.Get(key)
+		if err == nil {
+			_ = closer.Close()
+		}
+		return err != nil
+	})
+}
+
+// poll waits until something is so, or a second has gone: who else is held up may keep it from coming about.
+func (g *guests) poll(so func() bool) {
 	tick := time.NewTicker(100 * time.Microsecond)
 	defer tick.Stop()
-	for limit := time.Now().Add(time.Second); time.Now().Before(limit); <-tick.C {
-		_, closer, err := g.store.db.Get(key)
-		if err != nil {
-			return
-		}
-		_ = closer.Close()
+	for limit := time.Now().Add(time.Second); time.Now().Before(limit) && !so(); <-tick.C {
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 // manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
 func (g *guests) manage(ctx context.Context, r *rand.Rand) error {
 	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r), g.heldMove(r), g.heldWrite(r), g.heldSum(r),
-		g.heldCopy(r)); err != nil {
+		g.heldCopy(r), g.heldCombined(r)); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
