@@ -11,7 +11,7 @@ const (
 	combineMost  = 32
 	combineSmall = 8
 	// Writes to new blocks go to the device one by one while fewer than combineLeast requests are under way: two keep it busy while one's callers go on.
-	// Where what waits does not lie side by side, up to combineDepth are under way. docs/benchmarks.md has the measurements.
+	// Where what waits does not lie side by side, up to combineDepth are under way. docs/design/engine.md has the measurements.
 	combineLeast = 2
 	combineDepth = 32
 	// combineForget is after how many writes the limit is looked for anew.
