@@ -301,7 +301,7 @@ func (p *Pool) RemoveMember(ctx context.Context, which string) (PoolInfo, error)
 	m, err := p.takeOut(which)
 	if err == nil {
 		// Nobody flushes it any more, and readers that looked a place up before it was moved have ended.
-		p.epochs.Wait()
+		p.waitForPins()
 		p.members.flushing.Lock()
 		//lint:ignore SA2001 the end of a flush under way is what is waited for
 		p.members.flushing.Unlock()

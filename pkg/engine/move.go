@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
@@ -37,6 +38,7 @@ type move struct {
 	copied       copyState
 	heir         *Volume // takes the old place, as its head's; nil: it becomes free
 	rest         moveOutcome
+	hint         moveHint
 	top          uint64 // the generation that the heir's run of the old place carries
 }
 
@@ -48,31 +50,111 @@ const (
 	moveOwned             // the heir's head owns the run by now: likewise
 )
 
-// moves commits moves in groups, one after the other. A move joins the group that has not begun: its copy is written before that group's flush
-// begins.
+// moveHint is what the heir's map tells about a run that is to be moved: where in the page it begins, and that no block beside what is moved is the
+// heir's, so that neither run will be continued by a neighbour. The commit goes by the store; with a hint that is right it finds the run in one look.
+type moveHint struct {
+	ok    bool
+	start int
+}
+
+// hintOf is asked with the lock of e's blocks, which a lookup in the map returned.
+func (p *pages) hintOf(m *mapping, g *lineage, page uint32, e runs.Entry) (h moveHint) {
+	k := m.key(page)
+	s := p.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.cache.Has(k) {
+		return h
+	}
+	for overlay := range s.pending(k) {
+		if runs.Overlaps(overlay.list, e.Off()-1, e.End()+1) {
+			return h
+		}
+	}
+	list, _ := s.cache.Get(k)
+	whole, ok := runs.At(list, e.Off())
+	if !ok || whole.Gen() != e.Gen() {
+		return h
+	}
+	for _, beside := range []int{e.Off() - 1, e.End()} {
+		if x, ok := runs.At(list, beside); ok && g.owns(x.Gen()) {
+			return h
+		}
+	}
+	return moveHint{true, whole.Off()}
+}
+
+// moves commits moves in groups. A move joins the group that has not begun: its copy is written before that group's flush begins. A group begins when the
+// one before has been handed to the committer, so its flush and its planning go on while that one waits for its sync; the committer makes them durable in
+// their order, and each step of a group comes after the same step of the group before. Two at most are on their way: with more, fewer copies would share
+// what a flush and a sync can carry.
 type moves struct {
-	mu      sync.Mutex // guards next and running
+	mu      sync.Mutex // guards next, under and running
 	next    *moveGroup
+	under   *moveGroup // the last one that began
 	running bool
 
-	turn sync.Mutex // held while a group is committed
+	turn sync.Mutex // held from a group's beginning until it is handed over
 	late []*move    // of a mutation only
 }
 
 type moveGroup struct {
-	list  []*move
-	done  chan struct{} // closed when it is durable and published, or has failed
-	err   error
-	ended chan struct{} // closed when every pin older than the publication has ended
+	list   []*move
+	before *moveGroup    // the one that began before it, while that is not done
+	done   chan struct{} // closed when it is durable and published, or has failed
+	ended  chan struct{} // closed when every pin older than the publication has ended
+	over   chan struct{} // closed when it has failed, or has ended, or that took longer than pinPatience after the publication
+
+	once, overOnce sync.Once
+	patience       *time.Timer
+	err            error // set before done is closed
 }
+
+func newMoveGroup() *moveGroup {
+	return &moveGroup{done: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{})}
+}
+
+// finish says how the group went: the first to tell is believed.
+func (g *moveGroup) finish(err error) {
+	g.once.Do(func() {
+		g.err = err
+		close(g.done)
+	})
+	if err != nil {
+		g.noMore()
+	}
+}
+
+// noMore lets go who waits for older pins: one wake-up for all of a write's waiting.
+func (g *moveGroup) noMore() { g.overOnce.Do(func() { close(g.over) }) }
 
 // commitMoves takes moves whose copies are written from there through steps 3 to 5. The group's ended tells when step 6 is over.
 func (p *Pool) commitMoves(list ...*move) (*moveGroup, error) {
+	g := p.joinMoves(list)
+	<-g.done
+	return g, g.err
+}
+
+// commitAway is commitMoves, and waits for step 6 as well, though not for long; ended tells whether it is over.
+func (p *Pool) commitAway(list ...*move) (g *moveGroup, ended bool, err error) {
+	g = p.joinMoves(list)
+	<-g.over
+	<-g.done
+	select {
+	case <-g.ended:
+		ended = true
+	default:
+	}
+	return g, ended, g.err
+}
+
+// joinMoves puts moves into the next group, and sees to it that groups are committed.
+func (p *Pool) joinMoves(list []*move) *moveGroup {
 	ms := &p.moves
 	ms.mu.Lock()
 	g := ms.next
 	if g == nil {
-		g = &moveGroup{done: make(chan struct{}), ended: make(chan struct{})}
+		g = newMoveGroup()
 		ms.next = g
 	}
 	g.list = append(g.list, list...)
@@ -80,55 +162,61 @@ func (p *Pool) commitMoves(list ...*move) (*moveGroup, error) {
 	ms.running = true
 	ms.mu.Unlock()
 	if lead {
-		p.runMoves()
-		ms.mu.Lock()
-		more := ms.next != nil
-		ms.running = more
-		ms.mu.Unlock()
-		if more {
-			go p.runAllMoves()
+		// Nobody commits groups: this caller does, its own first, and hands over the others.
+		p.beginMoves()
+		if p.moreMoves() {
+			go p.runMoves()
 		}
 	}
-	<-g.done
-	return g, g.err
+	return g
 }
 
-// runAllMoves commits groups until nobody waits for one.
-func (p *Pool) runAllMoves() {
+// moreMoves tells whether somebody waits for a group; if not, nobody commits them any more.
+func (p *Pool) moreMoves() bool {
 	ms := &p.moves
-	for {
-		p.runMoves()
-		ms.mu.Lock()
-		if ms.next == nil {
-			ms.running = false
-			ms.mu.Unlock()
-			return
-		}
-		ms.mu.Unlock()
-	}
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	ms.running = ms.next != nil
+	return ms.running
 }
 
+// runMoves commits groups until nobody waits for one.
 func (p *Pool) runMoves() {
+	for more := true; more; more = p.moreMoves() {
+		p.beginMoves()
+	}
+}
+
+// beginMoves takes the next group as far as the committer, who takes it to its end.
+func (p *Pool) beginMoves() {
 	ms := &p.moves
+	ms.mu.Lock()
+	before := ms.under
+	var oldest *moveGroup
+	if before != nil {
+		oldest = before.before
+	}
+	ms.mu.Unlock()
+	if oldest != nil {
+		<-oldest.done
+	}
 	ms.turn.Lock()
 	defer ms.turn.Unlock()
 	ms.mu.Lock()
 	g := ms.next
-	ms.next = nil
-	ms.mu.Unlock()
-	err := p.commitGroup(g)
-	if err != nil {
-		g.err = err
+	ms.next, ms.under = nil, g
+	if before != nil {
+		before.before = nil // done: it keeps nothing
 	}
-	select {
-	case <-g.done: // a mutation's
-	default:
-		close(g.done)
+	g.before = before
+	ms.mu.Unlock()
+	if err := p.beginGroup(g); err != nil {
+		g.finish(err)
 	}
 }
 
-// commitGroup is steps 3 to 5 for a group.
-func (p *Pool) commitGroup(g *moveGroup) error {
+// beginGroup is step 3 for a group, and hands it over for steps 4 and 5.
+func (p *Pool) beginGroup(g *moveGroup) error {
 	if err := p.failure(); err != nil {
 		return err
 	}
@@ -139,7 +227,7 @@ func (p *Pool) commitGroup(g *moveGroup) error {
 	}
 	slices.SortStableFunc(g.list, compareMoves)
 	c := moveCommit{p: p, list: g.list}
-	return p.commitThen(c.compose,
+	j := p.jobThen(c.compose,
 		step{do: func() { p.dropCopies(g.list) }},
 		step{mutateCopySynced, func() {
 			if p.breaks(mutateCopyPublish) {
@@ -148,17 +236,36 @@ func (p *Pool) commitGroup(g *moveGroup) error {
 			} else {
 				p.publishMoves(g.list)
 			}
-			if p.breaks(mutateCopyPinned) {
-				close(g.ended)
-			} else {
-				p.epochs.Defer(func() { close(g.ended) })
-			}
+			p.awaitOlder(g)
 			if p.breaks(mutateCopySynced) {
-				close(g.done)
+				g.finish(nil)
 			}
 		}},
 		step{mutateReuseSynced, func() { p.release(c.freed) }},
+		step{do: func() { g.finish(nil) }},
 	)
+	p.store.start(j)
+	go func() {
+		if err := p.store.wait(j); err != nil {
+			g.finish(err)
+		}
+	}()
+	return nil
+}
+
+// awaitOlder is step 6 for a group.
+func (p *Pool) awaitOlder(g *moveGroup) {
+	g.patience = time.AfterFunc(pinPatience, g.noMore)
+	ended := func() {
+		close(g.ended)
+		g.patience.Stop()
+		g.noMore()
+	}
+	if p.breaks(mutateCopyPinned) {
+		ended()
+	} else {
+		p.epochs.Defer(ended)
+	}
 }
 
 // dropCopies frees the copies that no run names. The moves' callers wrote them, and nobody else has seen them.

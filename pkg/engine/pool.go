@@ -32,6 +32,7 @@ type Pool struct {
 	alloc    *alloc.Allocator
 	ring     *ring.Ring
 	epochs   epoch.Domain
+	takers   epoch.Domain // pins of COW's last steps: see partWrite.take
 	locks    rangelock.Table
 	rounds   rounds
 	flow     flow
@@ -184,7 +185,7 @@ func (p *Pool) Close(ctx context.Context) error {
 			errs = p.store.commitOne(func(b *batch) { b.s.pool.Clean = true }, nil)
 		}
 	}
-	p.epochs.Wait()
+	p.waitForPins()
 	errs = errors.Join(errs, p.store.close())
 	errs = errors.Join(errs, p.pages.close())
 	if p.ring != nil {

@@ -188,9 +188,17 @@ func (p *Pool) release(freed []extent) {
 		return
 	}
 	p.epochs.Defer(func() {
-		p.did(mutateReusePinned)
-		p.alloc.Release(freed)
+		p.takers.Defer(func() {
+			p.did(mutateReusePinned)
+			p.alloc.Release(freed)
+		})
 	})
+}
+
+// waitForPins returns when every pin that exists now has ended, of either kind.
+func (p *Pool) waitForPins() {
+	p.epochs.Wait()
+	p.takers.Wait()
 }
 
 // roundCommit composes a round's batches on the committer.

@@ -282,6 +282,14 @@ func Slice(out, list []Entry, off, end int) []Entry {
 	return out
 }
 
+// At returns the whole entry that has a block.
+func At(list []Entry, off int) (e Entry, ok bool) {
+	if i := search(list, off); off >= 0 && i < len(list) && list[i].Off() <= off {
+		return list[i], true
+	}
+	return e, false
+}
+
 // ByPlace joins entries that continue one another in blocks and places, whatever their generations: for who only wants to read or write there. It
 // reuses the list; the generations in it mean nothing any more.
 func ByPlace(list []Entry) []Entry {
