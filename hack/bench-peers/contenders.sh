@@ -41,20 +41,22 @@ qcow2_setup() {
 	rm "$ground/raw"
 }
 qcow2_fresh() {
-	local overlay=$ground/overlay.qcow2 point=$work/qcow2 deadline
+	local overlay=$ground/overlay.qcow2
 	qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=128k -F qcow2 -b "$ground/base.qcow2" "$overlay"
+	qcow2_export --blockdev "driver=qcow2,node-name=base,read-only=on,file.driver=file,file.filename=$ground/base.qcow2,file.$qcow2_direct" \
+		--blockdev "driver=qcow2,node-name=top,backing=base,file.driver=file,file.filename=$overlay,file.$qcow2_direct"
+}
+readonly qcow2_direct=cache.direct=on,file.aio=io_uring
+qcow2_export() { # qcow2_export BLOCKDEV...: exports the node top, and attaches it
+	local point=$work/qcow2 deadline
 	: >"$point"
 	later "rm -f '$point'"
 	# Detached by the loop, unmounted by the daemon's end.
 	later "qcow2_stop"
-	local direct=cache.direct=on,file.aio=io_uring
-	qemu-storage-daemon --daemonize --pidfile "$work/qsd.pid" \
-		--blockdev "driver=qcow2,node-name=base,read-only=on,file.driver=file,file.filename=$ground/base.qcow2,file.$direct" \
-		--blockdev "driver=qcow2,node-name=overlay,backing=base,file.driver=file,file.filename=$overlay,file.$direct" \
-		--export "type=fuse,id=export,node-name=overlay,mountpoint=$point,writable=on"
+	qemu-storage-daemon --daemonize --pidfile "$work/qsd.pid" "$@" --export "type=fuse,id=export,node-name=top,mountpoint=$point,writable=on"
 	deadline=$((SECONDS + 30))
 	until mountpoint --quiet "$point"; do
-		[ "$SECONDS" -lt "$deadline" ] || die "qemu-storage-daemon has not exported the overlay after 30 s"
+		[ "$SECONDS" -lt "$deadline" ] || die "qemu-storage-daemon has not exported the image after 30 s"
 		sleep 0.1
 	done
 	target=$(losetup --find --show --direct-io=on "$point")
@@ -81,6 +83,19 @@ qcow2_drop() {
 	rm -f "$ground/overlay.qcow2"
 }
 
+# internal: a full image with qcow2's defaults and an internal snapshot in it. A first write copies the cluster of 64 KiB that the snapshot keeps.
+internal_setup() { :; }
+internal_fresh() {
+	local image=$ground/internal.qcow2
+	qemu-img convert -O qcow2 -t none -T none -W -m 8 "$ground/plain" "$image"
+	qemu-img snapshot -c snapshot "$image"
+	qcow2_export --blockdev "driver=qcow2,node-name=top,file.driver=file,file.filename=$image,file.$qcow2_direct"
+}
+internal_drop() {
+	qcow2_stop
+	rm -f "$ground/internal.qcow2"
+}
+
 # rowan: a volume of a pool in a folder on the same ground, attached as the engine chooses to.
 rowan_bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/bin
 rowan_is_there() { [ -x "$rowan_bin/rowan-engine" ] && [ -x "$rowan_bin/rowanctl" ]; }
@@ -105,16 +120,16 @@ rowan_setup() {
 		fi
 		sleep 0.1
 	done
-	rowanctl pool create bench --dir "$ground/rowan" --size "$((SIZE * 3))Gi" >&2
+	rowanctl pool create bench --dir "$ground/rowan" --size "$((SIZE * 4))Gi" >&2
 }
 rowan_stop() {
 	rowan_drop || true
 	kill "$rowan_pid" && wait "$rowan_pid"
 	rm -rf "$ground/rowan"
 }
-rowan_fresh() {
+rowan_fresh() { # rowan_fresh [MODE]
 	rowan_volume=volume-$round
-	rowanctl volume create "$rowan_volume" --size "${SIZE}Gi" >&2
+	rowanctl volume create "$rowan_volume" --size "${SIZE}Gi" --mode "${1:-row}" >&2
 	target=$(rowanctl volume attach "$rowan_volume")
 	[ -b "$target" ] || die "rowanctl volume attach printed '$target', which is not a block device"
 	fill "$target"
@@ -128,3 +143,8 @@ rowan_drop() {
 	rowanctl volume delete "$rowan_volume" >&2
 	rowan_volume=
 }
+
+# rowancow: the same in the other mode, which copies what the snapshot keeps out of the way.
+rowancow_setup() { :; }
+rowancow_fresh() { rowan_fresh cow; }
+rowancow_drop() { rowan_drop; }
