@@ -293,7 +293,9 @@ func (p *Pool) memberInfos() (infos []MemberInfo) {
 	t := p.members.table.Load()
 	used := p.store.usedBySegment()
 	for _, m := range t.list {
-		i := MemberInfo{Index: int(m.index), ID: m.rec.ID.String(), Path: m.rec.Path, State: memberStates[m.rec.State], Size: int64(m.rec.Size), Metadata: m == t.meta}
+		i := MemberInfo{
+			Index: int(m.index), ID: m.rec.ID.String(), Path: m.rec.Path, State: memberStates[m.rec.State], Size: int64(m.rec.Size), Metadata: m == t.meta,
+		}
 		for seg, owner := range t.bySegment {
 			if owner == m && seg < len(used) {
 				i.Used += int64(used[seg]) * BlockSize

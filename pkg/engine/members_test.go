@@ -347,7 +347,9 @@ func TestAddMember(t *testing.T) {
 	}()
 	until(t, "the pool is full", func() bool { return p.Info().Level == SpaceFull })
 	dir := filepath.Join(filepath.Dir(p.dir), "b")
-	left, err := member.Create(p.fs, member.Spec{PoolName: "p", PoolID: p.identity.PoolID, MemberID: format.NewUUID(), Index: 9, Directory: dir, Size: MinPoolSize, Created: time.Now()})
+	left, err := member.Create(p.fs, member.Spec{
+		PoolName: "p", PoolID: p.identity.PoolID, MemberID: format.NewUUID(), Index: 9, Directory: dir, Size: MinPoolSize, Created: time.Now(),
+	})
 	must(t, err)
 	must(t, left.Close())
 	info, err := p.AddMember(t.Context(), MemberSpec{Directory: dir, Size: MinPoolSize})

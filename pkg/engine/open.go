@@ -150,7 +150,10 @@ func OpenPool(ctx context.Context, path string, o Options) (*Pool, error) {
 // Nothing is allocated before the ring's runs are committed, which is how the blocks they name are never handed out. On an error the members are closed,
 // unless they are fresh.
 func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Pool, err error) {
-	p := &Pool{options: o, fs: o.fs, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), drainKick: make(chan struct{}, 1), preparing: newPreparer(), members: &members{}, summing: newSumming()}
+	p := &Pool{
+		options: o, fs: o.fs, stop: make(chan struct{}), jobKick: make(chan struct{}, 1), drainKick: make(chan struct{}, 1), members: &members{},
+		preparing: newPreparer(), summing: newSumming(),
+	}
 	var undo []func() error
 	if fresh == nil {
 		undo = append(undo, func() error { return closeMembers(list) })
@@ -466,7 +469,8 @@ func (p *Pool) replay(entries []ring.Entry, applied uint64) error {
 
 func splitByPage(e ring.Entry, f func(page uint32, run runs.Entry)) error {
 	off := int(e.Block % runs.Blocks)
-	if off+int(e.Length) > runs.Blocks || e.Block/runs.Blocks >= 1<<24 || e.Generation > runs.MaxGen || (e.Place != ring.ZeroPlace && e.Place+uint64(e.Length) > runs.MaxPlace) {
+	if off+int(e.Length) > runs.Blocks || e.Block/runs.Blocks >= 1<<24 || e.Generation > runs.MaxGen ||
+		(e.Place != ring.ZeroPlace && e.Place+uint64(e.Length) > runs.MaxPlace) {
 		return fmt.Errorf("%w: ring entry %+v", ErrCorrupt, e)
 	}
 	if e.Place == ring.ZeroPlace {

@@ -18,8 +18,8 @@ import (
 
 // Pool is an open pool. Its methods may be called at once from many goroutines.
 //
-// Order of locks: ops, the flow, a volume's gate, ranges of blocks, rounds.turn or moves.turn, catalogue.mu, then those inside the parts. Whoever waits for space or for the ring holds none, and whoever waits for a range of
-// blocks holds no pin: who has the range may be waiting for pins.
+// Order of locks: ops, the flow, a volume's gate, ranges of blocks, rounds.turn or moves.turn, catalogue.mu, then those inside the parts. Whoever waits for
+// space or for the ring holds none, and whoever waits for a range of blocks holds no pin: who has the range may be waiting for pins.
 type Pool struct {
 	options  Options
 	figures  *Figures // nil: nobody counts

@@ -79,7 +79,8 @@ func (p *Pool) queue(b *batch, r *retirement, job format.Job) {
 
 // join gives a layer's generations to its one child. Where the child is a head, its volume overwrites those blocks in place from then on: not before
 // this commit is durable, because lineages change in apply. A write under way that still took them for a parent's is told by its lineage's own mark when
-// it is committed (plain). The checksums of those blocks go in this very commit (sums.go says why). The runs that are hidden now are removed by a pass over the pages that the smaller of the two has touched.
+// it is committed (plain). The checksums of those blocks go in this very commit (sums.go says why). The runs that are hidden now are removed by a pass over
+// the pages that the smaller of the two has touched.
 func (p *Pool) join(b *batch, r *retirement, l, child *layer) {
 	rec := child.rec
 	rec.Gens = slices.Concat(l.rec.Gens, child.rec.Gens)
