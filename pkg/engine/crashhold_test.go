@@ -33,6 +33,13 @@ func (p *pace) arm(op fsys.Op, ext string) *armed {
 	return a
 }
 
+// goOn releases one hold and arms another: nothing comes between.
+func (p *pace) goOn(a *armed, op fsys.Op, ext string) *armed {
+	next := p.arm(op, ext)
+	close(a.released)
+	return next
+}
+
 func (p *pace) release(a *armed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -152,6 +159,20 @@ func (g *guests) heldJoin(r *rand.Rand) error {
 		g.release(log)
 		return errors.Join(err, <-deleted)
 	})
+}
+
+// heldReserve lets a member grow, and keeps the commit from becoming durable that says what space was taken for it, while a volume asks for that much.
+func (g *guests) heldReserve(index uint32, size int64) error {
+	space := g.pace.arm(fsys.OpAllocate, ".seg")
+	_, err := g.GrowMember(context.Background(), fmt.Sprint(index), size)
+	wait(space.held)
+	log := g.pace.goOn(space, fsys.OpWriteDurable, ".log")
+	wait(log.held)
+	if err == nil {
+		err = g.blocks(g.slots[0], 0, largeWrite, false)
+	}
+	g.release(log)
+	return err
 }
 
 // heldCombined keeps requests to the device, so that writes to new blocks wait and then share one, which is kept as well: none of them is acknowledged.

@@ -190,7 +190,7 @@ func (g *guests) live(life int) error {
 	return errors.Join(<-errs, <-errs)
 }
 
-// grow gives the pool a chunk more now and then, so that space is reserved while the guests want it.
+// grow gives the pool a chunk more now and then, so that space is reserved while it is wanted.
 func (g *guests) grow(life int) error {
 	for _, m := range g.members.table.Load().list {
 		chunks := int64(1)
@@ -198,7 +198,7 @@ func (g *guests) grow(life int) error {
 			chunks = [][crashLives]int64{{1, 1, 2}, {0, 1, 1}}[m.index][life]
 		}
 		if size := max(chunks*alloc.ChunkBlocks*BlockSize, SizeUnit); size > int64(m.rec.Size) {
-			if _, err := g.GrowMember(context.Background(), fmt.Sprint(m.index), size); err != nil {
+			if err := g.heldReserve(m.index, size); err != nil {
 				return err
 			}
 		}
