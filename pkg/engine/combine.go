@@ -54,8 +54,7 @@ func (p *Pool) writeNewBlocks(count *volumeCounters, b []byte, place uint64) err
 	if len(b) > combineSmall*BlockSize {
 		return p.writeData(count, b, place, 0)
 	}
-	count.dataWrites.Add(1)
-	count.dataWriteBytes.Add(uint64(len(b)))
+	count.wrote(b)
 	c := &p.combiner
 	w := c.enter(b, place)
 	if w == nil {

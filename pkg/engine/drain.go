@@ -101,8 +101,10 @@ func (p *Pool) mayDrain(t *memberTable, m *poolMember) error {
 }
 
 // usedOn counts a member's blocks in use.
-func (p *Pool) usedOn(t *memberTable, m *poolMember) (blocks int) {
-	used := p.store.usedBySegment()
+func (p *Pool) usedOn(t *memberTable, m *poolMember) int { return t.usedOn(m, p.store.usedBySegment()) }
+
+// usedOn goes by the blocks in use of each segment.
+func (t *memberTable) usedOn(m *poolMember, used []int) (blocks int) {
 	for _, seg := range t.segments(m) {
 		if int(seg) < len(used) {
 			blocks += used[seg]

@@ -27,11 +27,17 @@ func newPool(t *testing.T, o Options, size int64) *testPool {
 	t.Helper()
 	dir := t.TempDir()
 	NeedFileSystem(t, dir)
-	p, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: dir, Size: size}, o)
+	return createPool(t, PoolSpec{Name: "p", Directory: dir, Size: size}, o)
+}
+
+// createPool makes a pool that is checked and closed when the test ends.
+func createPool(t *testing.T, spec PoolSpec, o Options) *testPool {
+	t.Helper()
+	p, err := CreatePool(t.Context(), spec, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tp := &testPool{t, p, o, dir}
+	tp := &testPool{t, p, o, spec.Directory}
 	t.Cleanup(func() {
 		if t.Failed() {
 			_ = tp.kill()

@@ -330,20 +330,15 @@ func (p *Pool) newAllocator(db *metadata, segments []poolSegment, surplus int64)
 	return a, nil
 }
 
-// meetMembers finds out who is in the pool and who is there, and returns all the members that are open now.
-func (p *Pool) meetMembers(db *metadata, list []opened, why map[string]error, segments []poolSegment, fresh *fresh) ([]opened, error) {
+// meetMembers finds out who is in the pool and who is there, and returns all the members that are open now. meta has the metadata.
+func (p *Pool) meetMembers(db *metadata, meta opened, list []opened, why map[string]error, segments []poolSegment, fresh *fresh) (_ []opened, err error) {
 	var recs map[uint32]format.Member
-	var err error
 	if fresh != nil {
 		recs = fresh.members
 	} else if recs, err = readMembers(db); err != nil {
 		return list, err
 	}
 	t, err := tableOf(recs, segments)
-	if err != nil {
-		return list, err
-	}
-	meta, err := findMetadata(list)
 	if err != nil {
 		return list, err
 	}

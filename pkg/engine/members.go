@@ -295,11 +295,7 @@ func (p *Pool) memberInfos() (infos []MemberInfo) {
 	for _, m := range t.list {
 		i := MemberInfo{
 			Index: int(m.index), ID: m.rec.ID.String(), Path: m.rec.Path, State: memberStates[m.rec.State], Size: int64(m.rec.Size), Metadata: m == t.meta,
-		}
-		for seg, owner := range t.bySegment {
-			if owner == m && seg < len(used) {
-				i.Used += int64(used[seg]) * BlockSize
-			}
+			Used: int64(t.usedOn(m, used)) * BlockSize,
 		}
 		if m.dev == nil {
 			i.State, i.Reason = "Missing", m.why.Error()

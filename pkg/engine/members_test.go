@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -29,20 +28,7 @@ func newPoolOf(t *testing.T, o Options, members int, allocation string) *testPoo
 			spec.More = append(spec.More, m)
 		}
 	}
-	p, err := CreatePool(t.Context(), spec, o)
-	must(t, err)
-	tp := &testPool{t, p, o, spec.Directory}
-	t.Cleanup(func() {
-		if t.Failed() {
-			_ = tp.kill()
-			return
-		}
-		tp.check()
-		if err := tp.Close(context.Background()); err != nil && !errors.Is(err, ErrClosed) {
-			t.Error(err)
-		}
-	})
-	return tp
+	return createPool(t, spec, o)
 }
 
 // fillPattern writes n MiB that can be told from others, and returns them.

@@ -193,7 +193,7 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	if err != nil {
 		return nil, err
 	}
-	if list, err = p.meetMembers(db, list, why, segments, fresh); err != nil {
+	if list, err = p.meetMembers(db, meta, list, why, segments, fresh); err != nil {
 		return nil, err
 	}
 	if !o.ReadOnly {

@@ -129,13 +129,7 @@ func (p *Pool) reserve(m *poolMember) (more bool, err error) {
 
 // reserveMore reserves chunks for somebody to whom they are to be promised, on any member in use.
 func (p *Pool) reserveMore() (more bool, err error) {
-	list := p.members.table.Load().inUse()
-	if !p.store.filledPolicy && len(list) > 1 {
-		slices.SortStableFunc(list, func(a, b *poolMember) int {
-			return cmp.Compare(p.alloc.FreeIn(a.lane, alloc.Reserved), p.alloc.FreeIn(b.lane, alloc.Reserved))
-		})
-	}
-	for _, m := range list {
+	for _, m := range p.poorestFirst(alloc.Reserved) {
 		more, merr := p.reserve(m)
 		if more || errors.Is(merr, member.ErrFlush) {
 			return more, merr
@@ -229,6 +223,17 @@ func (t *memberTable) inUse() (list []*poolMember) {
 	return list
 }
 
+// poorestFirst lists the members in use: where volumes are striped, those with the fewest free blocks of a kind first.
+func (p *Pool) poorestFirst(kind alloc.Kind) []*poolMember {
+	list := p.members.table.Load().inUse()
+	if !p.store.filledPolicy && len(list) > 1 {
+		slices.SortStableFunc(list, func(a, b *poolMember) int {
+			return cmp.Compare(p.alloc.FreeIn(a.lane, kind), p.alloc.FreeIn(b.lane, kind))
+		})
+	}
+	return list
+}
+
 // mayReserve tells whether there is space that nobody has reserved yet.
 func (p *Pool) mayReserve() bool {
 	for _, m := range p.members.table.Load().inUse() {
@@ -241,13 +246,7 @@ func (p *Pool) mayReserve() bool {
 
 // takeReserved takes reserved chunks to be written, of the member that has the fewest written ones where volumes are striped.
 func (p *Pool) takeReserved(partial bool) (taken []alloc.Taken, err error) {
-	list := p.members.table.Load().inUse()
-	if !p.store.filledPolicy && len(list) > 1 {
-		slices.SortStableFunc(list, func(a, b *poolMember) int {
-			return cmp.Compare(p.alloc.FreeIn(a.lane, alloc.Written), p.alloc.FreeIn(b.lane, alloc.Written))
-		})
-	}
-	for _, m := range list {
+	for _, m := range p.poorestFirst(alloc.Written) {
 		if taken, err = p.alloc.Take(m.lane, aheadStep, partial); err != nil || len(taken) > 0 {
 			return taken, err
 		}

@@ -204,9 +204,14 @@ func (p *Pool) readUnaligned(count *volumeCounters, b []byte, place uint64, off 
 }
 
 func (p *Pool) writeData(count *volumeCounters, b []byte, place uint64, off int) error {
-	count.dataWrites.Add(1)
-	count.dataWriteBytes.Add(uint64(len(b)))
+	count.wrote(b)
 	return p.data.WriteAt(b, place, off)
+}
+
+// wrote counts a data write.
+func (c *volumeCounters) wrote(b []byte) {
+	c.dataWrites.Add(1)
+	c.dataWriteBytes.Add(uint64(len(b)))
 }
 
 // admission is what one part of a write holds: the gate, and a pin.

@@ -340,22 +340,17 @@ func (w *partWrite) writeOld(e runs.Entry) error {
 func (w *partWrite) writeNew(e runs.Entry) error {
 	from, to := e.Off()*BlockSize, e.End()*BlockSize // of the page
 	for from < to {
-		blockEnd := from + BlockSize
-		if from >= w.at && to <= w.at+len(w.b) {
-			if from == e.Off()*BlockSize {
-				return w.v.pool.writeNewBlocks(&w.v.count, w.b[from-w.at:to-w.at], e.Place())
-			}
-			return w.v.pool.writeData(&w.v.count, w.b[from-w.at:to-w.at], e.Place(), from-e.Off()*BlockSize)
+		end, err := from+BlockSize, error(nil)
+		if from >= w.at && end <= w.at+len(w.b) {
+			end = min(to, (w.at+len(w.b))/BlockSize*BlockSize)
+			err = w.v.pool.writeNewBlocks(&w.v.count, w.b[from-w.at:end-w.at], e.Place()+uint64(from/BlockSize-e.Off()))
+		} else {
+			err = w.writeMerged(e, from)
 		}
-		if from >= w.at && blockEnd <= w.at+len(w.b) {
-			blockEnd = min(to, (w.at+len(w.b))/BlockSize*BlockSize)
-			if err := w.v.pool.writeData(&w.v.count, w.b[from-w.at:blockEnd-w.at], e.Place(), from-e.Off()*BlockSize); err != nil {
-				return err
-			}
-		} else if err := w.writeMerged(e, from); err != nil {
+		if err != nil {
 			return err
 		}
-		from = blockEnd
+		from = end
 	}
 	return nil
 }

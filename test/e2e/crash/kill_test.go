@@ -115,22 +115,9 @@ func (m *machine) killMany(ctx context.Context, n int, done func() int64, dead f
 		if err := m.progress(ctx, 100+m.rng.Int64N(6000), done, dead); err != nil {
 			return err
 		}
-		began := time.Now()
-		if err := m.kill(); err != nil {
+		if err := m.killAndStart(ctx, target, done, dead); err != nil {
 			return err
 		}
-		if m.killed < target && m.rng.IntN(4) == 0 {
-			if err := m.killEarly(ctx); err != nil {
-				return err
-			}
-		}
-		if err := m.StartEngine(ctx); err != nil {
-			return err
-		}
-		if err := m.progress(ctx, 1, done, dead); err != nil {
-			return err
-		}
-		m.longest = max(m.longest, time.Since(began))
 		if m.killed%5 == 0 {
 			if err := m.check(ctx); err != nil {
 				return err
@@ -138,6 +125,27 @@ func (m *machine) killMany(ctx context.Context, n int, done func() int64, dead f
 		}
 	}
 	return m.progress(ctx, 3000, done, dead)
+}
+
+// killAndStart kills the engine, at times once more while it starts if that makes no more kills than most, and waits until it answers requests again.
+func (m *machine) killAndStart(ctx context.Context, most int, done func() int64, dead func() error) error {
+	began := time.Now()
+	if err := m.kill(); err != nil {
+		return err
+	}
+	if m.killed < most && m.rng.IntN(4) == 0 {
+		if err := m.killEarly(ctx); err != nil {
+			return err
+		}
+	}
+	if err := m.StartEngine(ctx); err != nil {
+		return err
+	}
+	if err := m.progress(ctx, 1, done, dead); err != nil {
+		return err
+	}
+	m.longest = max(m.longest, time.Since(began))
+	return nil
 }
 
 func (m *machine) kill() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -193,22 +194,9 @@ func killUntil(ctx, timed context.Context, pools []*soaked) error {
 		if err := m.progress(ctx, 2000+m.rng.Int64N(20000), ops, dead); err != nil {
 			return err
 		}
-		began := time.Now()
-		if err := m.kill(); err != nil {
+		if err := m.killAndStart(ctx, math.MaxInt, ops, dead); err != nil {
 			return err
 		}
-		if m.rng.IntN(4) == 0 {
-			if err := m.killEarly(ctx); err != nil {
-				return err
-			}
-		}
-		if err := m.StartEngine(ctx); err != nil {
-			return err
-		}
-		if err := m.progress(ctx, 1, ops, dead); err != nil {
-			return err
-		}
-		m.longest = max(m.longest, time.Since(began))
 		if m.killed%4 == 0 {
 			for _, p := range pools {
 				if err := p.check(ctx); err != nil {
