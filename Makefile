@@ -35,7 +35,7 @@ lint: ## Check formatting, go vet, staticcheck and the import rules
 	$(GO) test -count=1 ./hack/imports
 
 .PHONY: generate
-generate: ## Make generated code again (protocol buffers)
+generate: ## Make generated code again (protocol buffers, custom resources)
 	@hack/setup.sh generate
 	$(GO) generate ./...
 

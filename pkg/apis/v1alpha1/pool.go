@@ -31,9 +31,8 @@ type DirectoryMember struct {
 	// +kubebuilder:validation:Pattern=`^/[^\0]+$`
 	// +kubebuilder:validation:MaxLength=1024
 	Path string `json:"path"`
-	// Size that the pool may take of the file system. Absent: percentOfFree of what is free when the pool is made.
+	// Size that the pool may take of the file system, at least 1Gi. Absent: percentOfFree of what is free when the pool is made.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="quantity(self).compareTo(quantity('1Gi')) >= 0",message="a member needs at least 1Gi"
 	Size *resource.Quantity `json:"size,omitempty"`
 	// PercentOfFree is the size, if size is absent, in hundredths of what is free when the pool is made; but never so much that the file system would be
 	// fuller than maxFilesystemPercent.
