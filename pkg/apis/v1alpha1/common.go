@@ -38,7 +38,8 @@ const (
 	Attached = "Attached"
 	// Lost: status said Created once, and the engine's pool has it no more. It is never made again, blank.
 	Lost = "Lost"
-	// NodeLost: the node is gone, or its agent is silent, for longer than the controller waits.
+	// NodeLost: the Node object is gone and its agent silent, for longer than the controller waits. Unknown: not yet for so long. Deletions asked for are
+	// answered, and carried out when the disks return; all else stays as it is. Written by rowan-controller, as Unselected is.
 	NodeLost = "NodeLost"
 	// DeletionNotConfirmed: the object was deleted, but nobody set spec.desiredState to Absent. Nothing is freed.
 	DeletionNotConfirmed = "DeletionNotConfirmed"
@@ -50,6 +51,10 @@ const (
 	MembersComplete = "MembersComplete"
 	// OrphansFound, of a Pool: it has volumes or snapshots that no object stands for. They are kept until somebody decides.
 	OrphansFound = "OrphansFound"
+	// Unselected, of a Pool: its PoolSet does not choose its node any more. A pool with volumes stays; an empty one is given up.
+	Unselected = "Unselected"
+	// TemplateApplied, of a PoolSet: its pools are as its template says. False: they differ in what a pool that is there cannot change; the message names it.
+	TemplateApplied = "TemplateApplied"
 	// AgentReady, of a Pool: its node's agent lives; its lease says so (message: until when).
 	AgentReady = "AgentReady"
 )

@@ -136,6 +136,10 @@ type PoolSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	NodeName string `json:"nodeName"`
+	// NodeUID is the UID of that Node object when its agent last lived: a node that was deleted and made again under its name is another one until then.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	NodeUID string `json:"nodeUID,omitempty"`
 	// PoolSet that the pool was made for.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
