@@ -34,7 +34,9 @@ const (
 	Deleted = "Deleted"
 	// Resized, of a LocalVolume: its size is spec.size. False with an ErrorReason: it could not be grown.
 	Resized = "Resized"
-	// Attached, of a LocalVolume: it has a device on its node.
+	// Modified, of a LocalVolume: its mode and tidiness are the spec's. False with an ErrorReason: they could not be changed yet.
+	Modified = "Modified"
+	// Attached, of a LocalVolume: it has a device on its node. True before it gets one, and False only after it has none.
 	Attached = "Attached"
 	// Lost: status said Created once, and the engine's pool has it no more. It is never made again, blank.
 	Lost = "Lost"
@@ -67,7 +69,7 @@ const (
 	ReasonExpired = "Expired" // of Created=False: spec.notAfter passed before it was carried out; nothing was, or will be
 )
 
-// ErrorReason is a condition's reason that stands for an error of package volume; volume/cluster has the table.
+// ErrorReason is a condition's reason that stands for an error of package volume; package volume/reason has the table.
 type ErrorReason = string
 
 // The error reasons.
@@ -79,6 +81,7 @@ const (
 	ReasonInUse          ErrorReason = "InUse"
 	ReasonPlacement      ErrorReason = "WrongNode"
 	ReasonNoSpace        ErrorReason = "NoSpace"
+	ReasonBusy           ErrorReason = "Busy" // something else is under way on the same object
 	ReasonPoolFailed     ErrorReason = "PoolFailed"
 	ReasonUnavailable    ErrorReason = "EngineUnavailable"
 	ReasonNotFound       ErrorReason = "NotFound"
