@@ -30,13 +30,15 @@ const (
 // PoolSpec describes a pool to make. Exactly one of Directory and Device is set.
 type PoolSpec struct {
 	Name       string
+	Node       string // the identity of the node it is made for, kept on every member; default: the host's name
 	Allocation string // AllocationStriped, the default, or AllocationFilled
 	More       []MemberSpec
 	// The first member's, which has the metadata:
 	Directory string // on XFS or ext4; made if missing; holds the member's files
 	Device    string // a blank block device: XFS is made on it and mounted at MountDir/<pool name>
 	Wipe      bool   // Device only: destroy what is on it
-	Size      int64  // bytes of data it may hold; 0: 90 % of what is free in the file system
+	Size      int64  // bytes of data it may hold; 0: a part of the file system, see Share
+	Share     Share
 }
 
 // MemberSpec describes a member to make. Exactly one of Directory and Device is set.
@@ -44,7 +46,14 @@ type MemberSpec struct {
 	Directory string // on XFS or ext4; made if missing
 	Device    string // a blank block device: XFS is made on it
 	Wipe      bool   // Device only: destroy what is on it
-	Size      int64  // bytes of data it may hold; 0: 90 % of what is free in the file system
+	Size      int64  // bytes of data it may hold; 0: a part of the file system, see Share
+	Share     Share
+}
+
+// Share is how much of its file system a member may take that is made without a size, in hundredths of what there is then.
+type Share struct {
+	OfFree int // of what is free; 0: 90
+	FullAt int // never so much that more than this of the file system would be used; 0: no such limit
 }
 
 // Options say how a pool is opened. Zero values take the defaults.
@@ -107,6 +116,7 @@ type Observer interface {
 // PoolInfo is a pool as it is now. Sizes are in bytes.
 type PoolInfo struct {
 	Name, ID      string
+	Node          string // the identity of the node that it was made for
 	Member        string // the folder of the member with the metadata
 	Device        string // what it was made on, if a device
 	State         string // "Ready", "Degraded" (members are missing), "ReadOnly" or "Failed"

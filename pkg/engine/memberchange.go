@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -87,10 +86,9 @@ func (p *Pool) takeIn(m *poolMember) error {
 // makeMember makes a member of this pool. What an add left that was interrupted before the pool knew the member is made anew, and so is what a removal left
 // that was interrupted when the pool no longer knew it.
 func (p *Pool) makeMember(spec MemberSpec, index uint32) (*member.Member, error) {
-	node, _ := os.Hostname()
 	ms := member.Spec{
 		PoolName: p.name(), PoolID: p.identity.PoolID, MemberID: format.NewUUID(), Index: index, Directory: spec.Directory, Device: spec.Device,
-		Wipe: spec.Wipe, Size: spec.Size, MinSize: p.options.least(), Node: node, Created: time.Now(), MountDir: p.options.MountDir,
+		Wipe: spec.Wipe, Size: spec.Size, Share: member.Share(spec.Share), MinSize: p.options.least(), Node: p.identity.Node, Created: time.Now(), MountDir: p.options.MountDir,
 	}
 	dev, err := member.Create(p.fs, ms)
 	if !errors.Is(err, member.ErrForeign) || spec.Directory == "" {

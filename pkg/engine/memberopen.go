@@ -20,7 +20,7 @@ type opened struct {
 }
 
 // createMembers makes the members of a new pool; the first has the metadata. On an error none is left.
-func createMembers(spec PoolSpec, node string, o Options) (list []opened, err error) {
+func createMembers(spec PoolSpec, o Options) (list []opened, err error) {
 	defer func() {
 		if err != nil {
 			for _, m := range list {
@@ -33,7 +33,7 @@ func createMembers(spec PoolSpec, node string, o Options) (list []opened, err er
 	for i, s := range spec.members() {
 		ms := member.Spec{
 			PoolName: spec.Name, PoolID: pool, MemberID: format.NewUUID(), Index: uint32(i), Directory: s.Directory, Device: s.Device, Wipe: s.Wipe,
-			Size: s.Size, MinSize: MinPoolSize, Node: node, Created: time.Now(), MountDir: o.MountDir,
+			Size: s.Size, Share: member.Share(s.Share), MinSize: MinPoolSize, Node: spec.Node, Created: time.Now(), MountDir: o.MountDir,
 		}
 		if i == 0 {
 			ms.Metadata = 1
@@ -49,7 +49,7 @@ func createMembers(spec PoolSpec, node string, o Options) (list []opened, err er
 
 // members lists what a pool is to be made of.
 func (s PoolSpec) members() []MemberSpec {
-	return append([]MemberSpec{{Directory: s.Directory, Device: s.Device, Wipe: s.Wipe, Size: s.Size}}, s.More...)
+	return append([]MemberSpec{{Directory: s.Directory, Device: s.Device, Wipe: s.Wipe, Size: s.Size, Share: s.Share}}, s.More...)
 }
 
 // path is what a member that was just made is opened by: its device, if it is on one, for the folder is only there once that is mounted.

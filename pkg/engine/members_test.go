@@ -483,3 +483,24 @@ func TestRemoveInterrupted(t *testing.T) {
 	}
 	wantContent(t, p.open("v"), want)
 }
+
+// What a pool's volumes are found by stays with the pool: members that come later have it too, and so it outlives the member that it was made with.
+func TestNodeStaysWithPool(t *testing.T) {
+	dir := t.TempDir()
+	NeedFileSystem(t, dir)
+	p := createPool(t, PoolSpec{Name: "p", Node: "node-1", Directory: filepath.Join(dir, "a"), Size: MinPoolSize}, testOptions(t))
+	_, err := p.AddMember(t.Context(), MemberSpec{Directory: filepath.Join(dir, "b"), Size: MinPoolSize})
+	must(t, err)
+	_, err = p.DrainMember(t.Context(), "0", false)
+	must(t, err)
+	until(t, "the first member is drained", func() bool {
+		_, err := p.RemoveMember(t.Context(), "0")
+		return err == nil
+	})
+	must(t, p.Close(t.Context()))
+	p.dir = filepath.Join(dir, "b")
+	p.reopen()
+	if i := p.Info(); i.Node != "node-1" || len(i.Members) != 1 {
+		t.Errorf("%+v", i)
+	}
+}

@@ -67,8 +67,10 @@ func CreatePool(ctx context.Context, spec PoolSpec, o Options) (*Pool, error) {
 	if err := checkPoolSpec(spec); err != nil {
 		return nil, err
 	}
-	node, _ := os.Hostname() // a note for readers; an empty one does no harm
-	list, err := createMembers(spec, node, o)
+	if spec.Node == "" {
+		spec.Node, _ = os.Hostname() // an empty one does no harm
+	}
+	list, err := createMembers(spec, o)
 	if err != nil {
 		return nil, fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}

@@ -121,7 +121,7 @@ func (p *Pool) fail(cause error) {
 func (p *Pool) Info() PoolInfo {
 	meta := p.metaMember()
 	info := PoolInfo{
-		Name: p.name(), ID: p.identity.PoolID.String(), Member: meta.Dir(), Device: meta.Superblock().Device, State: "Ready",
+		Name: p.name(), ID: p.identity.PoolID.String(), Node: p.identity.Node, Member: meta.Dir(), Device: meta.Superblock().Device, State: "Ready",
 		Size: p.members.table.Load().size(), MetadataBytes: p.store.db.bytes(),
 		Members: p.memberInfos(), Allocation: AllocationStriped,
 	}

@@ -70,7 +70,7 @@ type Superblock struct {
 	SectorSize               int   // bytes: 512 or 4096; what the member's I/O is aligned to
 	Created                  time.Time
 	Device                   string // the block device that the member was made on; "" for a folder
-	Node                     string // the node that made it, for a reader's eyes
+	Node                     string // the identity of the node that the pool was made for, the same on all members
 	// Metadata is 0 on a member without the pool's metadata. Of several that hold it, the one with the highest number has the valid one: moving it to
 	// another member gives that the next number. MovingTo is set before: while it is, only that member can tell whether the metadata here is valid.
 	Metadata uint64

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,11 +23,35 @@ type Spec struct {
 	Directory        string // made if missing
 	Device           string // a blank block device
 	Wipe             bool   // Device only: destroy what is on it
-	Size             int64  // bytes of data, a multiple of 1 MiB; 0: 90 % of what is free
+	Size             int64  // bytes of data, a multiple of 1 MiB; 0: by Share
+	Share            Share
 	MinSize          int64  // bytes: refuse to make less
-	Node             string // for a reader's eyes
+	Node             string // the identity of the node that the pool was made for
 	Created          time.Time
 	MountDir         string // Device only
+}
+
+// Share is how much of its file system a member takes that is made without a size, in hundredths of what there is then.
+type Share struct {
+	OfFree int // of what is free; 0: 90, the rest is for metadata and ballast
+	FullAt int // never so much that more than this of the file system would be used; 0: no such limit
+}
+
+func (s Share) check() error {
+	if s.OfFree < 0 || s.OfFree > 100 || s.FullAt < 0 || s.FullAt > 100 {
+		return fmt.Errorf("%w: %d %% of what is free, until %d %% of the file system are used: want 0 to 100", ErrInvalid, s.OfFree, s.FullAt)
+	}
+	return nil
+}
+
+// of is the size that the share comes to. The ballast counts as well: it is taken when the member is made.
+func (s Share) of(u fsys.Usage) int64 {
+	size := u.Available / 100 * int64(cmp.Or(s.OfFree, defaultShare))
+	if s.FullAt != 0 {
+		left := u.Available - u.Total/100*int64(100-s.FullAt)
+		size = min(size, left-ballastSize(max(left, 0)))
+	}
+	return max(size, 0) / sizeUnit * sizeUnit
 }
 
 // Create makes a member and opens it. On an error it leaves the place as it was, but for what Wipe destroyed.
@@ -36,6 +61,9 @@ func Create(fsy fsys.FS, spec Spec) (*Member, error) {
 	}
 	if spec.Size < 0 || spec.Size%sizeUnit != 0 {
 		return nil, fmt.Errorf("create member: %w: size of %d bytes is no multiple of 1 MiB", ErrInvalid, spec.Size)
+	}
+	if err := spec.Share.check(); err != nil {
+		return nil, fmt.Errorf("create member: %w", err)
 	}
 	place, create := spec.Directory, createFolder
 	if spec.Device != "" {
@@ -64,7 +92,7 @@ func createFolder(fsy fsys.FS, spec Spec) (*Member, error) {
 	if err := checkFileSystem(usage); err != nil {
 		return nil, err
 	}
-	if spec.Size, err = spec.sizeIn(usage.Available); err != nil {
+	if spec.Size, err = spec.sizeIn(usage); err != nil {
 		return nil, err
 	}
 	if have == dir {
@@ -130,15 +158,15 @@ func some(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// sizeIn is the size to make where so much space is free.
-func (s Spec) sizeIn(available int64) (int64, error) {
-	size := s.Size
+// sizeIn is the size to make in a file system.
+func (s Spec) sizeIn(u fsys.Usage) (int64, error) {
+	size, available := s.Size, u.Available
 	if size == 0 {
-		size = defaultSize(available)
+		size = s.Share.of(u)
 	}
 	if size < max(s.MinSize, sizeUnit) {
-		return 0, fmt.Errorf("%w: a pool of %d MiB is too small, want %d MiB; the file system has %d MiB free", ErrInvalid, size>>20, s.MinSize>>20,
-			available>>20)
+		return 0, fmt.Errorf("%w: a pool of %d MiB is too small, want %d MiB; the file system has %d of %d MiB free", ErrInvalid, size>>20,
+			s.MinSize>>20, available>>20, u.Total>>20)
 	}
 	if need := size + ballastSize(size); need > available {
 		return 0, fmt.Errorf("%w: a pool of %d MiB needs %d MiB with its ballast, and the file system has %d MiB free", ErrNoSpace, size>>20, need>>20,

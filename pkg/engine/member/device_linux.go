@@ -38,7 +38,7 @@ func createDevice(fsy fsys.FS, spec Spec) (*Member, error) {
 	if size < MinDevice {
 		return nil, fmt.Errorf("%w: the device has %d MiB; a member needs %d MiB", ErrInvalid, size>>20, MinDevice>>20)
 	}
-	if _, err := spec.sizeIn(size); err != nil {
+	if _, err := spec.sizeIn(fsys.Usage{Total: size, Available: size}); err != nil {
 		return nil, err // sooner than mkfs
 	}
 	point := filepath.Join(spec.MountDir, mountName(spec.PoolName, spec.Index))

@@ -59,8 +59,8 @@ func ballastSize(size int64) int64 {
 	return max(floor, size/100/sizeUnit*sizeUnit)
 }
 
-// defaultSize is the size of a pool that was asked for without one: 90 % of what is free. The rest is for metadata and ballast.
-func defaultSize(available int64) int64 { return available / 10 * 9 / sizeUnit * sizeUnit }
+// defaultShare is how much of what is free a member takes that was asked for without a size, in hundredths.
+const defaultShare = 90
 
 // Where tells the file and the byte in it of one of the member's blocks, for people.
 func (m *Member) Where(block uint64) (file string, off int64) {

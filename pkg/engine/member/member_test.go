@@ -168,8 +168,25 @@ func TestSizes(t *testing.T) {
 			t.Errorf("ballast for %d MiB: %d MiB, want %d", size>>20, got>>20, want>>20)
 		}
 	}
-	if got := defaultSize(10*gib + 12345); got != 9*gib {
-		t.Errorf("default size %d", got)
+	for _, c := range []struct {
+		share                  Share
+		total, available, want int64
+	}{
+		{Share{}, 10*gib + 99, 10 * gib, 9*gib - 16},
+		{Share{OfFree: 40}, 100 * gib, 80 * gib, 32 * gib},
+		{Share{OfFree: 40, FullAt: 75}, 100 * gib, 80 * gib, 32 * gib},
+		{Share{OfFree: 40, FullAt: 75}, 1000 * gib, 300 * gib, 50*gib - gib/2}, // 75 % used are 50 GiB more, ballast and all
+		{Share{OfFree: 40, FullAt: 75}, 1000 * gib, 200 * gib, 0},
+	} {
+		got := c.share.of(fsys.Usage{Total: c.total, Available: c.available})
+		if got%sizeUnit != 0 || got > c.want || got < c.want-64<<20 {
+			t.Errorf("%+v of %d, %d free: %d, want about %d", c.share, c.total, c.available, got, c.want)
+		}
+	}
+	for _, s := range []Share{{OfFree: 101}, {FullAt: -1}} {
+		if err := s.check(); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", s, err)
+		}
 	}
 	for _, name := range []string{"000000.seg", "999999.seg"} {
 		if n, ok := parseSegmentName(name); !ok || filepath.Base(segmentName("/x", n)) != name {

@@ -91,7 +91,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 // CreatePool makes a pool, opens it and registers it to be opened at every start. Paths are the engine's, absolute.
 func (c *Client) CreatePool(ctx context.Context, s engine.PoolSpec) (engine.PoolInfo, error) {
 	m, err := c.engine.CreatePool(ctx, &pb.CreatePoolRequest{Name: s.Name, Directory: s.Directory, Device: s.Device, Wipe: s.Wipe, Size: s.Size,
-		Allocation: s.Allocation, More: each(s.More, memberSpecToWire)})
+		Allocation: s.Allocation, More: each(s.More, memberSpecToWire), Node: s.Node, Share: shareToWire(s.Share)})
 	return result(c, m, err, poolFromWire)
 }
 

@@ -15,7 +15,7 @@ import (
 
 func poolToWire(p engine.PoolInfo) *pb.Pool {
 	return &pb.Pool{
-		Name: p.Name, Id: p.ID, Member: p.Member, Device: p.Device, State: p.State, Reason: p.Reason,
+		Name: p.Name, Id: p.ID, Node: p.Node, Member: p.Member, Device: p.Device, State: p.State, Reason: p.Reason,
 		Size: p.Size, Used: p.Used, Free: p.Free, Provisioned: p.Provisioned, MetadataBytes: p.MetadataBytes,
 		Volumes: int64(p.Volumes), Snapshots: int64(p.Snapshots), Jobs: int64(p.Jobs),
 		Available: p.Available, Level: string(p.Level), WarnAt: p.WarnAt, RefuseAt: p.RefuseAt,
@@ -39,11 +39,20 @@ func memberFromWire(m *pb.Member) engine.MemberInfo {
 }
 
 func memberSpecToWire(m engine.MemberSpec) *pb.MemberSpec {
-	return &pb.MemberSpec{Directory: m.Directory, Device: m.Device, Wipe: m.Wipe, Size: m.Size}
+	return &pb.MemberSpec{Directory: m.Directory, Device: m.Device, Wipe: m.Wipe, Size: m.Size, Share: shareToWire(m.Share)}
 }
 
 func memberSpecFromWire(m *pb.MemberSpec) engine.MemberSpec {
-	return engine.MemberSpec{Directory: m.GetDirectory(), Device: m.GetDevice(), Wipe: m.GetWipe(), Size: m.GetSize()}
+	return engine.MemberSpec{Directory: m.GetDirectory(), Device: m.GetDevice(), Wipe: m.GetWipe(), Size: m.GetSize(),
+		Share: shareFromWire(m.GetShare())}
+}
+
+func shareToWire(s engine.Share) *pb.Share {
+	return &pb.Share{OfFree: int64(s.OfFree), FullAt: int64(s.FullAt)}
+}
+
+func shareFromWire(s *pb.Share) engine.Share {
+	return engine.Share{OfFree: int(s.GetOfFree()), FullAt: int(s.GetFullAt())}
 }
 
 // each turns a list; an empty one is nil.
@@ -56,7 +65,7 @@ func each[A, B any](list []A, turn func(A) B) (out []B) {
 
 func poolFromWire(p *pb.Pool) engine.PoolInfo {
 	return engine.PoolInfo{
-		Name: p.GetName(), ID: p.GetId(), Member: p.GetMember(), Device: p.GetDevice(), State: p.GetState(), Reason: p.GetReason(),
+		Name: p.GetName(), ID: p.GetId(), Node: p.GetNode(), Member: p.GetMember(), Device: p.GetDevice(), State: p.GetState(), Reason: p.GetReason(),
 		Size: p.GetSize(), Used: p.GetUsed(), Free: p.GetFree(), Provisioned: p.GetProvisioned(), MetadataBytes: p.GetMetadataBytes(),
 		Volumes: int(p.GetVolumes()), Snapshots: int(p.GetSnapshots()), Jobs: int(p.GetJobs()),
 		Available: p.GetAvailable(), Level: engine.SpaceLevel(p.GetLevel()), WarnAt: p.GetWarnAt(), RefuseAt: p.GetRefuseAt(),

@@ -39,7 +39,7 @@ func (s *Server) Version(context.Context, *pb.VersionRequest) (*pb.VersionRespon
 // CreatePool implements the call.
 func (s *Server) CreatePool(ctx context.Context, r *pb.CreatePoolRequest) (*pb.Pool, error) {
 	p, err := s.host.CreatePool(ctx, engine.PoolSpec{Name: r.Name, Directory: r.Directory, Device: r.Device, Wipe: r.Wipe, Size: r.Size,
-		Allocation: r.Allocation, More: each(r.More, memberSpecFromWire)})
+		Allocation: r.Allocation, More: each(r.More, memberSpecFromWire), Node: r.Node, Share: shareFromWire(r.Share)})
 	return answer(p, err, poolToWire)
 }
 

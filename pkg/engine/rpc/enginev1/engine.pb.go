@@ -229,9 +229,11 @@ type Pool struct {
 	// Set aside for thick volumes and not used yet; not in available.
 	Reserved int64 `protobuf:"varint,21,opt,name=reserved,proto3" json:"reserved,omitempty"`
 	// The part of provisioned that is of thick volumes.
-	Thick         int64     `protobuf:"varint,22,opt,name=thick,proto3" json:"thick,omitempty"`
-	Allocation    string    `protobuf:"bytes,23,opt,name=allocation,proto3" json:"allocation,omitempty"`
-	Members       []*Member `protobuf:"bytes,24,rep,name=members,proto3" json:"members,omitempty"`
+	Thick      int64     `protobuf:"varint,22,opt,name=thick,proto3" json:"thick,omitempty"`
+	Allocation string    `protobuf:"bytes,23,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	Members    []*Member `protobuf:"bytes,24,rep,name=members,proto3" json:"members,omitempty"`
+	// The identity of the node that it was made for.
+	Node          string `protobuf:"bytes,25,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,6 +436,13 @@ func (x *Pool) GetMembers() []*Member {
 	return nil
 }
 
+func (x *Pool) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 // Member is one of a pool's members. Sizes are in bytes.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -560,6 +569,7 @@ type MemberSpec struct {
 	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	Wipe          bool                   `protobuf:"varint,3,opt,name=wipe,proto3" json:"wipe,omitempty"`
 	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Share         *Share                 `protobuf:"bytes,5,opt,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -622,6 +632,68 @@ func (x *MemberSpec) GetSize() int64 {
 	return 0
 }
 
+func (x *MemberSpec) GetShare() *Share {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+// Share is how much of its file system a member takes that is made without a size, in hundredths.
+type Share struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of what is free; 0: 90.
+	OfFree int64 `protobuf:"varint,1,opt,name=of_free,json=ofFree,proto3" json:"of_free,omitempty"`
+	// Never so much that more than this of the file system would be used; 0: no such limit.
+	FullAt        int64 `protobuf:"varint,2,opt,name=full_at,json=fullAt,proto3" json:"full_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_engine_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Share) GetOfFree() int64 {
+	if x != nil {
+		return x.OfFree
+	}
+	return 0
+}
+
+func (x *Share) GetFullAt() int64 {
+	if x != nil {
+		return x.FullAt
+	}
+	return 0
+}
+
 type AddMemberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -632,7 +704,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_engine_proto_msgTypes[6]
+	mi := &file_engine_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +716,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[6]
+	mi := &file_engine_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +729,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{6}
+	return file_engine_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AddMemberRequest) GetPool() string {
@@ -686,7 +758,7 @@ type GrowMemberRequest struct {
 
 func (x *GrowMemberRequest) Reset() {
 	*x = GrowMemberRequest{}
-	mi := &file_engine_proto_msgTypes[7]
+	mi := &file_engine_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +770,7 @@ func (x *GrowMemberRequest) String() string {
 func (*GrowMemberRequest) ProtoMessage() {}
 
 func (x *GrowMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[7]
+	mi := &file_engine_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +783,7 @@ func (x *GrowMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowMemberRequest.ProtoReflect.Descriptor instead.
 func (*GrowMemberRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{7}
+	return file_engine_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GrowMemberRequest) GetPool() string {
@@ -747,7 +819,7 @@ type DrainMemberRequest struct {
 
 func (x *DrainMemberRequest) Reset() {
 	*x = DrainMemberRequest{}
-	mi := &file_engine_proto_msgTypes[8]
+	mi := &file_engine_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +831,7 @@ func (x *DrainMemberRequest) String() string {
 func (*DrainMemberRequest) ProtoMessage() {}
 
 func (x *DrainMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[8]
+	mi := &file_engine_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +844,7 @@ func (x *DrainMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainMemberRequest.ProtoReflect.Descriptor instead.
 func (*DrainMemberRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{8}
+	return file_engine_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DrainMemberRequest) GetPool() string {
@@ -806,7 +878,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_engine_proto_msgTypes[9]
+	mi := &file_engine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +890,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[9]
+	mi := &file_engine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +903,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{9}
+	return file_engine_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveMemberRequest) GetPool() string {
@@ -858,14 +930,18 @@ type CreatePoolRequest struct {
 	// "striped" (the default) or "filled".
 	Allocation string `protobuf:"bytes,6,opt,name=allocation,proto3" json:"allocation,omitempty"`
 	// The members after the first.
-	More          []*MemberSpec `protobuf:"bytes,7,rep,name=more,proto3" json:"more,omitempty"`
+	More []*MemberSpec `protobuf:"bytes,7,rep,name=more,proto3" json:"more,omitempty"`
+	// The identity of the node that it is made for; default: the host's name.
+	Node string `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
+	// The first member's.
+	Share         *Share `protobuf:"bytes,9,opt,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_engine_proto_msgTypes[10]
+	mi := &file_engine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +953,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[10]
+	mi := &file_engine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +966,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{10}
+	return file_engine_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreatePoolRequest) GetName() string {
@@ -942,6 +1018,20 @@ func (x *CreatePoolRequest) GetMore() []*MemberSpec {
 	return nil
 }
 
+func (x *CreatePoolRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *CreatePoolRequest) GetShare() *Share {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
 type ListPoolsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -950,7 +1040,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_engine_proto_msgTypes[11]
+	mi := &file_engine_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1052,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[11]
+	mi := &file_engine_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1065,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{11}
+	return file_engine_proto_rawDescGZIP(), []int{12}
 }
 
 type GetPoolRequest struct {
@@ -987,7 +1077,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_engine_proto_msgTypes[12]
+	mi := &file_engine_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1089,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[12]
+	mi := &file_engine_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1102,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{12}
+	return file_engine_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -1037,7 +1127,7 @@ type OpenPoolRequest struct {
 
 func (x *OpenPoolRequest) Reset() {
 	*x = OpenPoolRequest{}
-	mi := &file_engine_proto_msgTypes[13]
+	mi := &file_engine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1139,7 @@ func (x *OpenPoolRequest) String() string {
 func (*OpenPoolRequest) ProtoMessage() {}
 
 func (x *OpenPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[13]
+	mi := &file_engine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1152,7 @@ func (x *OpenPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenPoolRequest.ProtoReflect.Descriptor instead.
 func (*OpenPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{13}
+	return file_engine_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OpenPoolRequest) GetName() string {
@@ -1111,7 +1201,7 @@ type GrowPoolRequest struct {
 
 func (x *GrowPoolRequest) Reset() {
 	*x = GrowPoolRequest{}
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1213,7 @@ func (x *GrowPoolRequest) String() string {
 func (*GrowPoolRequest) ProtoMessage() {}
 
 func (x *GrowPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[14]
+	mi := &file_engine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1226,7 @@ func (x *GrowPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowPoolRequest.ProtoReflect.Descriptor instead.
 func (*GrowPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{14}
+	return file_engine_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GrowPoolRequest) GetName() string {
@@ -1162,7 +1252,7 @@ type ClosePoolRequest struct {
 
 func (x *ClosePoolRequest) Reset() {
 	*x = ClosePoolRequest{}
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1264,7 @@ func (x *ClosePoolRequest) String() string {
 func (*ClosePoolRequest) ProtoMessage() {}
 
 func (x *ClosePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[15]
+	mi := &file_engine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1277,7 @@ func (x *ClosePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePoolRequest.ProtoReflect.Descriptor instead.
 func (*ClosePoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{15}
+	return file_engine_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ClosePoolRequest) GetName() string {
@@ -1205,7 +1295,7 @@ type ClosePoolResponse struct {
 
 func (x *ClosePoolResponse) Reset() {
 	*x = ClosePoolResponse{}
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1307,7 @@ func (x *ClosePoolResponse) String() string {
 func (*ClosePoolResponse) ProtoMessage() {}
 
 func (x *ClosePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[16]
+	mi := &file_engine_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1320,7 @@ func (x *ClosePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePoolResponse.ProtoReflect.Descriptor instead.
 func (*ClosePoolResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{16}
+	return file_engine_proto_rawDescGZIP(), []int{17}
 }
 
 type GetPoolMetadataRequest struct {
@@ -1242,7 +1332,7 @@ type GetPoolMetadataRequest struct {
 
 func (x *GetPoolMetadataRequest) Reset() {
 	*x = GetPoolMetadataRequest{}
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1344,7 @@ func (x *GetPoolMetadataRequest) String() string {
 func (*GetPoolMetadataRequest) ProtoMessage() {}
 
 func (x *GetPoolMetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[17]
+	mi := &file_engine_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1357,7 @@ func (x *GetPoolMetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolMetadataRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolMetadataRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{17}
+	return file_engine_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetPoolMetadataRequest) GetName() string {
@@ -1294,7 +1384,7 @@ type PoolMetadata struct {
 
 func (x *PoolMetadata) Reset() {
 	*x = PoolMetadata{}
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1396,7 @@ func (x *PoolMetadata) String() string {
 func (*PoolMetadata) ProtoMessage() {}
 
 func (x *PoolMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[18]
+	mi := &file_engine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1409,7 @@ func (x *PoolMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolMetadata.ProtoReflect.Descriptor instead.
 func (*PoolMetadata) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{18}
+	return file_engine_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PoolMetadata) GetLogPayload() uint64 {
@@ -1387,7 +1477,7 @@ type CheckPoolRequest struct {
 
 func (x *CheckPoolRequest) Reset() {
 	*x = CheckPoolRequest{}
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1489,7 @@ func (x *CheckPoolRequest) String() string {
 func (*CheckPoolRequest) ProtoMessage() {}
 
 func (x *CheckPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[19]
+	mi := &file_engine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1502,7 @@ func (x *CheckPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPoolRequest.ProtoReflect.Descriptor instead.
 func (*CheckPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{19}
+	return file_engine_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CheckPoolRequest) GetName() string {
@@ -1433,7 +1523,7 @@ type ScrubPoolRequest struct {
 
 func (x *ScrubPoolRequest) Reset() {
 	*x = ScrubPoolRequest{}
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1535,7 @@ func (x *ScrubPoolRequest) String() string {
 func (*ScrubPoolRequest) ProtoMessage() {}
 
 func (x *ScrubPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[20]
+	mi := &file_engine_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1548,7 @@ func (x *ScrubPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubPoolRequest.ProtoReflect.Descriptor instead.
 func (*ScrubPoolRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{20}
+	return file_engine_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ScrubPoolRequest) GetName() string {
@@ -1488,7 +1578,7 @@ type ScrubEvent struct {
 
 func (x *ScrubEvent) Reset() {
 	*x = ScrubEvent{}
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1590,7 @@ func (x *ScrubEvent) String() string {
 func (*ScrubEvent) ProtoMessage() {}
 
 func (x *ScrubEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[21]
+	mi := &file_engine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1603,7 @@ func (x *ScrubEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubEvent.ProtoReflect.Descriptor instead.
 func (*ScrubEvent) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{21}
+	return file_engine_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScrubEvent) GetEvent() isScrubEvent_Event {
@@ -1571,7 +1661,7 @@ type ScrubReport struct {
 
 func (x *ScrubReport) Reset() {
 	*x = ScrubReport{}
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1673,7 @@ func (x *ScrubReport) String() string {
 func (*ScrubReport) ProtoMessage() {}
 
 func (x *ScrubReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[22]
+	mi := &file_engine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1686,7 @@ func (x *ScrubReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
 func (*ScrubReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{22}
+	return file_engine_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ScrubReport) GetTotal() int64 {
@@ -1655,7 +1745,7 @@ type ScrubProblem struct {
 
 func (x *ScrubProblem) Reset() {
 	*x = ScrubProblem{}
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1667,7 +1757,7 @@ func (x *ScrubProblem) String() string {
 func (*ScrubProblem) ProtoMessage() {}
 
 func (x *ScrubProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[23]
+	mi := &file_engine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1680,7 +1770,7 @@ func (x *ScrubProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubProblem.ProtoReflect.Descriptor instead.
 func (*ScrubProblem) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{23}
+	return file_engine_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScrubProblem) GetPool() string {
@@ -1757,7 +1847,7 @@ type ScrubSnapshot struct {
 
 func (x *ScrubSnapshot) Reset() {
 	*x = ScrubSnapshot{}
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1859,7 @@ func (x *ScrubSnapshot) String() string {
 func (*ScrubSnapshot) ProtoMessage() {}
 
 func (x *ScrubSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[24]
+	mi := &file_engine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1872,7 @@ func (x *ScrubSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubSnapshot.ProtoReflect.Descriptor instead.
 func (*ScrubSnapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{24}
+	return file_engine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ScrubSnapshot) GetName() string {
@@ -1828,7 +1918,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1930,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[25]
+	mi := &file_engine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1943,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{25}
+	return file_engine_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Volume) GetName() string {
@@ -1997,7 +2087,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2099,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[26]
+	mi := &file_engine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2112,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{26}
+	return file_engine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Counters) GetReads() uint64 {
@@ -2141,7 +2231,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2243,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[27]
+	mi := &file_engine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2256,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{27}
+	return file_engine_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateVolumeRequest) GetPool() string {
@@ -2241,7 +2331,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2343,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[28]
+	mi := &file_engine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2356,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{28}
+	return file_engine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListVolumesRequest) GetPool() string {
@@ -2286,7 +2376,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2388,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[29]
+	mi := &file_engine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2401,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{29}
+	return file_engine_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetVolumeRequest) GetPool() string {
@@ -2339,7 +2429,7 @@ type GrowVolumeRequest struct {
 
 func (x *GrowVolumeRequest) Reset() {
 	*x = GrowVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2441,7 @@ func (x *GrowVolumeRequest) String() string {
 func (*GrowVolumeRequest) ProtoMessage() {}
 
 func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[30]
+	mi := &file_engine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2454,7 @@ func (x *GrowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GrowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{30}
+	return file_engine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GrowVolumeRequest) GetPool() string {
@@ -2398,7 +2488,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2500,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[31]
+	mi := &file_engine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2513,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{31}
+	return file_engine_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteVolumeRequest) GetPool() string {
@@ -2448,7 +2538,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2550,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[32]
+	mi := &file_engine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2563,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{32}
+	return file_engine_proto_rawDescGZIP(), []int{33}
 }
 
 type SetVolumeLabelsRequest struct {
@@ -2487,7 +2577,7 @@ type SetVolumeLabelsRequest struct {
 
 func (x *SetVolumeLabelsRequest) Reset() {
 	*x = SetVolumeLabelsRequest{}
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2589,7 @@ func (x *SetVolumeLabelsRequest) String() string {
 func (*SetVolumeLabelsRequest) ProtoMessage() {}
 
 func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[33]
+	mi := &file_engine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2602,7 @@ func (x *SetVolumeLabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLabelsRequest.ProtoReflect.Descriptor instead.
 func (*SetVolumeLabelsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{33}
+	return file_engine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetVolumeLabelsRequest) GetPool() string {
@@ -2549,7 +2639,7 @@ type ChangeVolumeRequest struct {
 
 func (x *ChangeVolumeRequest) Reset() {
 	*x = ChangeVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2651,7 @@ func (x *ChangeVolumeRequest) String() string {
 func (*ChangeVolumeRequest) ProtoMessage() {}
 
 func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[34]
+	mi := &file_engine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2664,7 @@ func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{34}
+	return file_engine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ChangeVolumeRequest) GetPool() string {
@@ -2619,7 +2709,7 @@ type TidyVolumeRequest struct {
 
 func (x *TidyVolumeRequest) Reset() {
 	*x = TidyVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2721,7 @@ func (x *TidyVolumeRequest) String() string {
 func (*TidyVolumeRequest) ProtoMessage() {}
 
 func (x *TidyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[35]
+	mi := &file_engine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2734,7 @@ func (x *TidyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TidyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*TidyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{35}
+	return file_engine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TidyVolumeRequest) GetPool() string {
@@ -2691,7 +2781,7 @@ type TidyStep struct {
 
 func (x *TidyStep) Reset() {
 	*x = TidyStep{}
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2793,7 @@ func (x *TidyStep) String() string {
 func (*TidyStep) ProtoMessage() {}
 
 func (x *TidyStep) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[36]
+	mi := &file_engine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2806,7 @@ func (x *TidyStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TidyStep.ProtoReflect.Descriptor instead.
 func (*TidyStep) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{36}
+	return file_engine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TidyStep) GetSize() int64 {
@@ -2765,7 +2855,7 @@ type RollbackVolumeRequest struct {
 
 func (x *RollbackVolumeRequest) Reset() {
 	*x = RollbackVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +2867,7 @@ func (x *RollbackVolumeRequest) String() string {
 func (*RollbackVolumeRequest) ProtoMessage() {}
 
 func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[37]
+	mi := &file_engine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +2880,7 @@ func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RollbackVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{37}
+	return file_engine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RollbackVolumeRequest) GetPool() string {
@@ -2828,7 +2918,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +2930,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[38]
+	mi := &file_engine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +2943,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{38}
+	return file_engine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Attachment) GetPool() string {
@@ -2902,7 +2992,7 @@ type AttachVolumeRequest struct {
 
 func (x *AttachVolumeRequest) Reset() {
 	*x = AttachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2914,7 +3004,7 @@ func (x *AttachVolumeRequest) String() string {
 func (*AttachVolumeRequest) ProtoMessage() {}
 
 func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2927,7 +3017,7 @@ func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AttachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AttachVolumeRequest) GetPool() string {
@@ -2961,7 +3051,7 @@ type DetachVolumeRequest struct {
 
 func (x *DetachVolumeRequest) Reset() {
 	*x = DetachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3063,7 @@ func (x *DetachVolumeRequest) String() string {
 func (*DetachVolumeRequest) ProtoMessage() {}
 
 func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3076,7 @@ func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DetachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DetachVolumeRequest) GetPool() string {
@@ -3011,7 +3101,7 @@ type DetachVolumeResponse struct {
 
 func (x *DetachVolumeResponse) Reset() {
 	*x = DetachVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3023,7 +3113,7 @@ func (x *DetachVolumeResponse) String() string {
 func (*DetachVolumeResponse) ProtoMessage() {}
 
 func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3036,7 +3126,7 @@ func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DetachVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_proto_rawDescGZIP(), []int{42}
 }
 
 type ListAttachmentsRequest struct {
@@ -3049,7 +3139,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3151,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3164,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListAttachmentsRequest) GetPool() string {
@@ -3104,7 +3194,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3206,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3219,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{43}
+	return file_engine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Snapshot) GetName() string {
@@ -3214,7 +3304,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3226,7 +3316,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3239,7 +3329,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{44}
+	return file_engine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateSnapshotRequest) GetPool() string {
@@ -3281,7 +3371,7 @@ type CreateSnapshotGroupRequest struct {
 
 func (x *CreateSnapshotGroupRequest) Reset() {
 	*x = CreateSnapshotGroupRequest{}
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3383,7 @@ func (x *CreateSnapshotGroupRequest) String() string {
 func (*CreateSnapshotGroupRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3396,7 @@ func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{45}
+	return file_engine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CreateSnapshotGroupRequest) GetPool() string {
@@ -3341,7 +3431,7 @@ type SnapshotOfGroup struct {
 
 func (x *SnapshotOfGroup) Reset() {
 	*x = SnapshotOfGroup{}
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3353,7 +3443,7 @@ func (x *SnapshotOfGroup) String() string {
 func (*SnapshotOfGroup) ProtoMessage() {}
 
 func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3366,7 +3456,7 @@ func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOfGroup.ProtoReflect.Descriptor instead.
 func (*SnapshotOfGroup) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{46}
+	return file_engine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SnapshotOfGroup) GetName() string {
@@ -3400,7 +3490,7 @@ type CreateSnapshotGroupResponse struct {
 
 func (x *CreateSnapshotGroupResponse) Reset() {
 	*x = CreateSnapshotGroupResponse{}
-	mi := &file_engine_proto_msgTypes[47]
+	mi := &file_engine_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3502,7 @@ func (x *CreateSnapshotGroupResponse) String() string {
 func (*CreateSnapshotGroupResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[47]
+	mi := &file_engine_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3515,7 @@ func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{47}
+	return file_engine_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateSnapshotGroupResponse) GetSnapshots() []*Snapshot {
@@ -3446,7 +3536,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_engine_proto_msgTypes[48]
+	mi := &file_engine_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3458,7 +3548,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[48]
+	mi := &file_engine_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3471,7 +3561,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{48}
+	return file_engine_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListSnapshotsRequest) GetPool() string {
@@ -3500,7 +3590,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[49]
+	mi := &file_engine_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3512,7 +3602,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[49]
+	mi := &file_engine_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3525,7 +3615,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{49}
+	return file_engine_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetSnapshotRequest) GetPool() string {
@@ -3559,7 +3649,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[50]
+	mi := &file_engine_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3661,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[50]
+	mi := &file_engine_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +3674,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{50}
+	return file_engine_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -3619,7 +3709,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_engine_proto_msgTypes[51]
+	mi := &file_engine_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3631,7 +3721,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[51]
+	mi := &file_engine_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3644,7 +3734,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{51}
+	return file_engine_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListRangesRequest) GetPool() string {
@@ -3705,7 +3795,7 @@ type RangesPage struct {
 
 func (x *RangesPage) Reset() {
 	*x = RangesPage{}
-	mi := &file_engine_proto_msgTypes[52]
+	mi := &file_engine_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3717,7 +3807,7 @@ func (x *RangesPage) String() string {
 func (*RangesPage) ProtoMessage() {}
 
 func (x *RangesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[52]
+	mi := &file_engine_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3730,7 +3820,7 @@ func (x *RangesPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesPage.ProtoReflect.Descriptor instead.
 func (*RangesPage) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{52}
+	return file_engine_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RangesPage) GetSize() int64 {
@@ -3771,7 +3861,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[53]
+	mi := &file_engine_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +3873,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[53]
+	mi := &file_engine_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +3886,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{53}
+	return file_engine_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -3821,7 +3911,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[54]
+	mi := &file_engine_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +3923,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[54]
+	mi := &file_engine_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +3936,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{54}
+	return file_engine_proto_rawDescGZIP(), []int{55}
 }
 
 type CheckReport struct {
@@ -3865,7 +3955,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[55]
+	mi := &file_engine_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3877,7 +3967,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[55]
+	mi := &file_engine_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3890,7 +3980,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{55}
+	return file_engine_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -3951,7 +4041,7 @@ const file_engine_proto_rawDesc = "" +
 	"\areasons\x18\x01 \x03(\tR\areasons\"\x10\n" +
 	"\x0eVersionRequest\"+\n" +
 	"\x0fVersionResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\"\x8b\x05\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"\x9f\x05\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -3979,7 +4069,8 @@ const file_engine_proto_rawDesc = "" +
 	"\n" +
 	"allocation\x18\x17 \x01(\tR\n" +
 	"allocation\x121\n" +
-	"\amembers\x18\x18 \x03(\v2\x17.rowan.engine.v1.MemberR\amembers\"\xea\x01\n" +
+	"\amembers\x18\x18 \x03(\v2\x17.rowan.engine.v1.MemberR\amembers\x12\x12\n" +
+	"\x04node\x18\x19 \x01(\tR\x04node\"\xea\x01\n" +
 	"\x06Member\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3991,13 +4082,17 @@ const file_engine_proto_rawDesc = "" +
 	"\bmetadata\x18\b \x01(\bR\bmetadata\x12\x12\n" +
 	"\x04size\x18\t \x01(\x03R\x04size\x12\x12\n" +
 	"\x04used\x18\n" +
-	" \x01(\x03R\x04used\"j\n" +
+	" \x01(\x03R\x04used\"\x98\x01\n" +
 	"\n" +
 	"MemberSpec\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
 	"\x04wipe\x18\x03 \x01(\bR\x04wipe\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x03R\x04size\"[\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\x12,\n" +
+	"\x05share\x18\x05 \x01(\v2\x16.rowan.engine.v1.ShareR\x05share\"9\n" +
+	"\x05Share\x12\x17\n" +
+	"\aof_free\x18\x01 \x01(\x03R\x06ofFree\x12\x17\n" +
+	"\afull_at\x18\x02 \x01(\x03R\x06fullAt\"[\n" +
 	"\x10AddMemberRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x123\n" +
 	"\x06member\x18\x02 \x01(\v2\x1b.rowan.engine.v1.MemberSpecR\x06member\"S\n" +
@@ -4011,7 +4106,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06cancel\x18\x03 \x01(\bR\x06cancel\"A\n" +
 	"\x13RemoveMemberRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
-	"\x06member\x18\x02 \x01(\tR\x06member\"\xd6\x01\n" +
+	"\x06member\x18\x02 \x01(\tR\x06member\"\x98\x02\n" +
 	"\x11CreatePoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\x16\n" +
@@ -4021,7 +4116,9 @@ const file_engine_proto_rawDesc = "" +
 	"\n" +
 	"allocation\x18\x06 \x01(\tR\n" +
 	"allocation\x12/\n" +
-	"\x04more\x18\a \x03(\v2\x1b.rowan.engine.v1.MemberSpecR\x04more\"\x12\n" +
+	"\x04more\x18\a \x03(\v2\x1b.rowan.engine.v1.MemberSpecR\x04more\x12\x12\n" +
+	"\x04node\x18\b \x01(\tR\x04node\x12,\n" +
+	"\x05share\x18\t \x01(\v2\x16.rowan.engine.v1.ShareR\x05share\"\x12\n" +
 	"\x10ListPoolsRequest\"$\n" +
 	"\x0eGetPoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x95\x01\n" +
@@ -4334,7 +4431,7 @@ func file_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_engine_proto_goTypes = []any{
 	(VolumeMode)(0),                     // 0: rowan.engine.v1.VolumeMode
 	(*ErrorDetail)(nil),                 // 1: rowan.engine.v1.ErrorDetail
@@ -4343,155 +4440,158 @@ var file_engine_proto_goTypes = []any{
 	(*Pool)(nil),                        // 4: rowan.engine.v1.Pool
 	(*Member)(nil),                      // 5: rowan.engine.v1.Member
 	(*MemberSpec)(nil),                  // 6: rowan.engine.v1.MemberSpec
-	(*AddMemberRequest)(nil),            // 7: rowan.engine.v1.AddMemberRequest
-	(*GrowMemberRequest)(nil),           // 8: rowan.engine.v1.GrowMemberRequest
-	(*DrainMemberRequest)(nil),          // 9: rowan.engine.v1.DrainMemberRequest
-	(*RemoveMemberRequest)(nil),         // 10: rowan.engine.v1.RemoveMemberRequest
-	(*CreatePoolRequest)(nil),           // 11: rowan.engine.v1.CreatePoolRequest
-	(*ListPoolsRequest)(nil),            // 12: rowan.engine.v1.ListPoolsRequest
-	(*GetPoolRequest)(nil),              // 13: rowan.engine.v1.GetPoolRequest
-	(*OpenPoolRequest)(nil),             // 14: rowan.engine.v1.OpenPoolRequest
-	(*GrowPoolRequest)(nil),             // 15: rowan.engine.v1.GrowPoolRequest
-	(*ClosePoolRequest)(nil),            // 16: rowan.engine.v1.ClosePoolRequest
-	(*ClosePoolResponse)(nil),           // 17: rowan.engine.v1.ClosePoolResponse
-	(*GetPoolMetadataRequest)(nil),      // 18: rowan.engine.v1.GetPoolMetadataRequest
-	(*PoolMetadata)(nil),                // 19: rowan.engine.v1.PoolMetadata
-	(*CheckPoolRequest)(nil),            // 20: rowan.engine.v1.CheckPoolRequest
-	(*ScrubPoolRequest)(nil),            // 21: rowan.engine.v1.ScrubPoolRequest
-	(*ScrubEvent)(nil),                  // 22: rowan.engine.v1.ScrubEvent
-	(*ScrubReport)(nil),                 // 23: rowan.engine.v1.ScrubReport
-	(*ScrubProblem)(nil),                // 24: rowan.engine.v1.ScrubProblem
-	(*ScrubSnapshot)(nil),               // 25: rowan.engine.v1.ScrubSnapshot
-	(*Volume)(nil),                      // 26: rowan.engine.v1.Volume
-	(*Counters)(nil),                    // 27: rowan.engine.v1.Counters
-	(*CreateVolumeRequest)(nil),         // 28: rowan.engine.v1.CreateVolumeRequest
-	(*ListVolumesRequest)(nil),          // 29: rowan.engine.v1.ListVolumesRequest
-	(*GetVolumeRequest)(nil),            // 30: rowan.engine.v1.GetVolumeRequest
-	(*GrowVolumeRequest)(nil),           // 31: rowan.engine.v1.GrowVolumeRequest
-	(*DeleteVolumeRequest)(nil),         // 32: rowan.engine.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),        // 33: rowan.engine.v1.DeleteVolumeResponse
-	(*SetVolumeLabelsRequest)(nil),      // 34: rowan.engine.v1.SetVolumeLabelsRequest
-	(*ChangeVolumeRequest)(nil),         // 35: rowan.engine.v1.ChangeVolumeRequest
-	(*TidyVolumeRequest)(nil),           // 36: rowan.engine.v1.TidyVolumeRequest
-	(*TidyStep)(nil),                    // 37: rowan.engine.v1.TidyStep
-	(*RollbackVolumeRequest)(nil),       // 38: rowan.engine.v1.RollbackVolumeRequest
-	(*Attachment)(nil),                  // 39: rowan.engine.v1.Attachment
-	(*AttachVolumeRequest)(nil),         // 40: rowan.engine.v1.AttachVolumeRequest
-	(*DetachVolumeRequest)(nil),         // 41: rowan.engine.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil),        // 42: rowan.engine.v1.DetachVolumeResponse
-	(*ListAttachmentsRequest)(nil),      // 43: rowan.engine.v1.ListAttachmentsRequest
-	(*Snapshot)(nil),                    // 44: rowan.engine.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),       // 45: rowan.engine.v1.CreateSnapshotRequest
-	(*CreateSnapshotGroupRequest)(nil),  // 46: rowan.engine.v1.CreateSnapshotGroupRequest
-	(*SnapshotOfGroup)(nil),             // 47: rowan.engine.v1.SnapshotOfGroup
-	(*CreateSnapshotGroupResponse)(nil), // 48: rowan.engine.v1.CreateSnapshotGroupResponse
-	(*ListSnapshotsRequest)(nil),        // 49: rowan.engine.v1.ListSnapshotsRequest
-	(*GetSnapshotRequest)(nil),          // 50: rowan.engine.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),         // 51: rowan.engine.v1.GetSnapshotResponse
-	(*ListRangesRequest)(nil),           // 52: rowan.engine.v1.ListRangesRequest
-	(*RangesPage)(nil),                  // 53: rowan.engine.v1.RangesPage
-	(*DeleteSnapshotRequest)(nil),       // 54: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 55: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),                 // 56: rowan.engine.v1.CheckReport
-	nil,                                 // 57: rowan.engine.v1.Volume.LabelsEntry
-	nil,                                 // 58: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                                 // 59: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                                 // 60: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                                 // 61: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	nil,                                 // 62: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),       // 63: google.protobuf.Timestamp
+	(*Share)(nil),                       // 7: rowan.engine.v1.Share
+	(*AddMemberRequest)(nil),            // 8: rowan.engine.v1.AddMemberRequest
+	(*GrowMemberRequest)(nil),           // 9: rowan.engine.v1.GrowMemberRequest
+	(*DrainMemberRequest)(nil),          // 10: rowan.engine.v1.DrainMemberRequest
+	(*RemoveMemberRequest)(nil),         // 11: rowan.engine.v1.RemoveMemberRequest
+	(*CreatePoolRequest)(nil),           // 12: rowan.engine.v1.CreatePoolRequest
+	(*ListPoolsRequest)(nil),            // 13: rowan.engine.v1.ListPoolsRequest
+	(*GetPoolRequest)(nil),              // 14: rowan.engine.v1.GetPoolRequest
+	(*OpenPoolRequest)(nil),             // 15: rowan.engine.v1.OpenPoolRequest
+	(*GrowPoolRequest)(nil),             // 16: rowan.engine.v1.GrowPoolRequest
+	(*ClosePoolRequest)(nil),            // 17: rowan.engine.v1.ClosePoolRequest
+	(*ClosePoolResponse)(nil),           // 18: rowan.engine.v1.ClosePoolResponse
+	(*GetPoolMetadataRequest)(nil),      // 19: rowan.engine.v1.GetPoolMetadataRequest
+	(*PoolMetadata)(nil),                // 20: rowan.engine.v1.PoolMetadata
+	(*CheckPoolRequest)(nil),            // 21: rowan.engine.v1.CheckPoolRequest
+	(*ScrubPoolRequest)(nil),            // 22: rowan.engine.v1.ScrubPoolRequest
+	(*ScrubEvent)(nil),                  // 23: rowan.engine.v1.ScrubEvent
+	(*ScrubReport)(nil),                 // 24: rowan.engine.v1.ScrubReport
+	(*ScrubProblem)(nil),                // 25: rowan.engine.v1.ScrubProblem
+	(*ScrubSnapshot)(nil),               // 26: rowan.engine.v1.ScrubSnapshot
+	(*Volume)(nil),                      // 27: rowan.engine.v1.Volume
+	(*Counters)(nil),                    // 28: rowan.engine.v1.Counters
+	(*CreateVolumeRequest)(nil),         // 29: rowan.engine.v1.CreateVolumeRequest
+	(*ListVolumesRequest)(nil),          // 30: rowan.engine.v1.ListVolumesRequest
+	(*GetVolumeRequest)(nil),            // 31: rowan.engine.v1.GetVolumeRequest
+	(*GrowVolumeRequest)(nil),           // 32: rowan.engine.v1.GrowVolumeRequest
+	(*DeleteVolumeRequest)(nil),         // 33: rowan.engine.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),        // 34: rowan.engine.v1.DeleteVolumeResponse
+	(*SetVolumeLabelsRequest)(nil),      // 35: rowan.engine.v1.SetVolumeLabelsRequest
+	(*ChangeVolumeRequest)(nil),         // 36: rowan.engine.v1.ChangeVolumeRequest
+	(*TidyVolumeRequest)(nil),           // 37: rowan.engine.v1.TidyVolumeRequest
+	(*TidyStep)(nil),                    // 38: rowan.engine.v1.TidyStep
+	(*RollbackVolumeRequest)(nil),       // 39: rowan.engine.v1.RollbackVolumeRequest
+	(*Attachment)(nil),                  // 40: rowan.engine.v1.Attachment
+	(*AttachVolumeRequest)(nil),         // 41: rowan.engine.v1.AttachVolumeRequest
+	(*DetachVolumeRequest)(nil),         // 42: rowan.engine.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),        // 43: rowan.engine.v1.DetachVolumeResponse
+	(*ListAttachmentsRequest)(nil),      // 44: rowan.engine.v1.ListAttachmentsRequest
+	(*Snapshot)(nil),                    // 45: rowan.engine.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),       // 46: rowan.engine.v1.CreateSnapshotRequest
+	(*CreateSnapshotGroupRequest)(nil),  // 47: rowan.engine.v1.CreateSnapshotGroupRequest
+	(*SnapshotOfGroup)(nil),             // 48: rowan.engine.v1.SnapshotOfGroup
+	(*CreateSnapshotGroupResponse)(nil), // 49: rowan.engine.v1.CreateSnapshotGroupResponse
+	(*ListSnapshotsRequest)(nil),        // 50: rowan.engine.v1.ListSnapshotsRequest
+	(*GetSnapshotRequest)(nil),          // 51: rowan.engine.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),         // 52: rowan.engine.v1.GetSnapshotResponse
+	(*ListRangesRequest)(nil),           // 53: rowan.engine.v1.ListRangesRequest
+	(*RangesPage)(nil),                  // 54: rowan.engine.v1.RangesPage
+	(*DeleteSnapshotRequest)(nil),       // 55: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 56: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),                 // 57: rowan.engine.v1.CheckReport
+	nil,                                 // 58: rowan.engine.v1.Volume.LabelsEntry
+	nil,                                 // 59: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                                 // 60: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                                 // 61: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                                 // 62: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	nil,                                 // 63: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),       // 64: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
 	5,  // 0: rowan.engine.v1.Pool.members:type_name -> rowan.engine.v1.Member
-	6,  // 1: rowan.engine.v1.AddMemberRequest.member:type_name -> rowan.engine.v1.MemberSpec
-	6,  // 2: rowan.engine.v1.CreatePoolRequest.more:type_name -> rowan.engine.v1.MemberSpec
-	23, // 3: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
-	24, // 4: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
-	25, // 5: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
-	63, // 6: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	57, // 7: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
-	27, // 8: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
-	0,  // 9: rowan.engine.v1.Volume.mode:type_name -> rowan.engine.v1.VolumeMode
-	58, // 10: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	0,  // 11: rowan.engine.v1.CreateVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
-	59, // 12: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	0,  // 13: rowan.engine.v1.ChangeVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
-	63, // 14: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	60, // 15: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	61, // 16: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	47, // 17: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
-	62, // 18: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	44, // 19: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
-	44, // 20: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
-	2,  // 21: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
-	11, // 22: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
-	12, // 23: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
-	13, // 24: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
-	14, // 25: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
-	15, // 26: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
-	7,  // 27: rowan.engine.v1.Engine.AddMember:input_type -> rowan.engine.v1.AddMemberRequest
-	8,  // 28: rowan.engine.v1.Engine.GrowMember:input_type -> rowan.engine.v1.GrowMemberRequest
-	9,  // 29: rowan.engine.v1.Engine.DrainMember:input_type -> rowan.engine.v1.DrainMemberRequest
-	10, // 30: rowan.engine.v1.Engine.RemoveMember:input_type -> rowan.engine.v1.RemoveMemberRequest
-	16, // 31: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
-	18, // 32: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
-	20, // 33: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
-	21, // 34: rowan.engine.v1.Engine.ScrubPool:input_type -> rowan.engine.v1.ScrubPoolRequest
-	28, // 35: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
-	29, // 36: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
-	30, // 37: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
-	31, // 38: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
-	32, // 39: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
-	34, // 40: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
-	35, // 41: rowan.engine.v1.Engine.ChangeVolume:input_type -> rowan.engine.v1.ChangeVolumeRequest
-	36, // 42: rowan.engine.v1.Engine.TidyVolume:input_type -> rowan.engine.v1.TidyVolumeRequest
-	38, // 43: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
-	40, // 44: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
-	41, // 45: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
-	43, // 46: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
-	45, // 47: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
-	46, // 48: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
-	49, // 49: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
-	50, // 50: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	52, // 51: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
-	54, // 52: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	3,  // 53: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	4,  // 54: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	4,  // 55: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	4,  // 56: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	4,  // 57: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	4,  // 58: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
-	4,  // 59: rowan.engine.v1.Engine.AddMember:output_type -> rowan.engine.v1.Pool
-	4,  // 60: rowan.engine.v1.Engine.GrowMember:output_type -> rowan.engine.v1.Pool
-	4,  // 61: rowan.engine.v1.Engine.DrainMember:output_type -> rowan.engine.v1.Pool
-	4,  // 62: rowan.engine.v1.Engine.RemoveMember:output_type -> rowan.engine.v1.Pool
-	17, // 63: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	19, // 64: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
-	56, // 65: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	22, // 66: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
-	26, // 67: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	26, // 68: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	26, // 69: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	26, // 70: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	33, // 71: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	26, // 72: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	26, // 73: rowan.engine.v1.Engine.ChangeVolume:output_type -> rowan.engine.v1.Volume
-	37, // 74: rowan.engine.v1.Engine.TidyVolume:output_type -> rowan.engine.v1.TidyStep
-	26, // 75: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	39, // 76: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	42, // 77: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	39, // 78: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	44, // 79: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	48, // 80: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
-	44, // 81: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	51, // 82: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	53, // 83: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
-	55, // 84: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	53, // [53:85] is the sub-list for method output_type
-	21, // [21:53] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	7,  // 1: rowan.engine.v1.MemberSpec.share:type_name -> rowan.engine.v1.Share
+	6,  // 2: rowan.engine.v1.AddMemberRequest.member:type_name -> rowan.engine.v1.MemberSpec
+	6,  // 3: rowan.engine.v1.CreatePoolRequest.more:type_name -> rowan.engine.v1.MemberSpec
+	7,  // 4: rowan.engine.v1.CreatePoolRequest.share:type_name -> rowan.engine.v1.Share
+	24, // 5: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
+	25, // 6: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
+	26, // 7: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
+	64, // 8: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	58, // 9: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	28, // 10: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
+	0,  // 11: rowan.engine.v1.Volume.mode:type_name -> rowan.engine.v1.VolumeMode
+	59, // 12: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	0,  // 13: rowan.engine.v1.CreateVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
+	60, // 14: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	0,  // 15: rowan.engine.v1.ChangeVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
+	64, // 16: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	61, // 17: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	62, // 18: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	48, // 19: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
+	63, // 20: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	45, // 21: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
+	45, // 22: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
+	2,  // 23: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
+	12, // 24: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
+	13, // 25: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
+	14, // 26: rowan.engine.v1.Engine.GetPool:input_type -> rowan.engine.v1.GetPoolRequest
+	15, // 27: rowan.engine.v1.Engine.OpenPool:input_type -> rowan.engine.v1.OpenPoolRequest
+	16, // 28: rowan.engine.v1.Engine.GrowPool:input_type -> rowan.engine.v1.GrowPoolRequest
+	8,  // 29: rowan.engine.v1.Engine.AddMember:input_type -> rowan.engine.v1.AddMemberRequest
+	9,  // 30: rowan.engine.v1.Engine.GrowMember:input_type -> rowan.engine.v1.GrowMemberRequest
+	10, // 31: rowan.engine.v1.Engine.DrainMember:input_type -> rowan.engine.v1.DrainMemberRequest
+	11, // 32: rowan.engine.v1.Engine.RemoveMember:input_type -> rowan.engine.v1.RemoveMemberRequest
+	17, // 33: rowan.engine.v1.Engine.ClosePool:input_type -> rowan.engine.v1.ClosePoolRequest
+	19, // 34: rowan.engine.v1.Engine.GetPoolMetadata:input_type -> rowan.engine.v1.GetPoolMetadataRequest
+	21, // 35: rowan.engine.v1.Engine.CheckPool:input_type -> rowan.engine.v1.CheckPoolRequest
+	22, // 36: rowan.engine.v1.Engine.ScrubPool:input_type -> rowan.engine.v1.ScrubPoolRequest
+	29, // 37: rowan.engine.v1.Engine.CreateVolume:input_type -> rowan.engine.v1.CreateVolumeRequest
+	30, // 38: rowan.engine.v1.Engine.ListVolumes:input_type -> rowan.engine.v1.ListVolumesRequest
+	31, // 39: rowan.engine.v1.Engine.GetVolume:input_type -> rowan.engine.v1.GetVolumeRequest
+	32, // 40: rowan.engine.v1.Engine.GrowVolume:input_type -> rowan.engine.v1.GrowVolumeRequest
+	33, // 41: rowan.engine.v1.Engine.DeleteVolume:input_type -> rowan.engine.v1.DeleteVolumeRequest
+	35, // 42: rowan.engine.v1.Engine.SetVolumeLabels:input_type -> rowan.engine.v1.SetVolumeLabelsRequest
+	36, // 43: rowan.engine.v1.Engine.ChangeVolume:input_type -> rowan.engine.v1.ChangeVolumeRequest
+	37, // 44: rowan.engine.v1.Engine.TidyVolume:input_type -> rowan.engine.v1.TidyVolumeRequest
+	39, // 45: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
+	41, // 46: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
+	42, // 47: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
+	44, // 48: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
+	46, // 49: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
+	47, // 50: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
+	50, // 51: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
+	51, // 52: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
+	53, // 53: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
+	55, // 54: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	3,  // 55: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	4,  // 56: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	4,  // 57: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	4,  // 58: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	4,  // 59: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	4,  // 60: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
+	4,  // 61: rowan.engine.v1.Engine.AddMember:output_type -> rowan.engine.v1.Pool
+	4,  // 62: rowan.engine.v1.Engine.GrowMember:output_type -> rowan.engine.v1.Pool
+	4,  // 63: rowan.engine.v1.Engine.DrainMember:output_type -> rowan.engine.v1.Pool
+	4,  // 64: rowan.engine.v1.Engine.RemoveMember:output_type -> rowan.engine.v1.Pool
+	18, // 65: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	20, // 66: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	57, // 67: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	23, // 68: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
+	27, // 69: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	27, // 70: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	27, // 71: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	27, // 72: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	34, // 73: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	27, // 74: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	27, // 75: rowan.engine.v1.Engine.ChangeVolume:output_type -> rowan.engine.v1.Volume
+	38, // 76: rowan.engine.v1.Engine.TidyVolume:output_type -> rowan.engine.v1.TidyStep
+	27, // 77: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	40, // 78: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	43, // 79: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	40, // 80: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	45, // 81: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	49, // 82: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
+	45, // 83: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	52, // 84: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	54, // 85: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
+	56, // 86: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	55, // [55:87] is the sub-list for method output_type
+	23, // [23:55] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_engine_proto_init() }
@@ -4499,18 +4599,18 @@ func file_engine_proto_init() {
 	if File_engine_proto != nil {
 		return
 	}
-	file_engine_proto_msgTypes[21].OneofWrappers = []any{
+	file_engine_proto_msgTypes[22].OneofWrappers = []any{
 		(*ScrubEvent_Progress)(nil),
 		(*ScrubEvent_Problem)(nil),
 	}
-	file_engine_proto_msgTypes[34].OneofWrappers = []any{}
+	file_engine_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
