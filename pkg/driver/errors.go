@@ -32,6 +32,7 @@ var errorCodes = []struct {
 
 	{volume.ErrPending, codes.Aborted},
 	{volume.ErrInUse, codes.FailedPrecondition},
+	{volume.ErrLost, codes.FailedPrecondition},
 	{volume.ErrPlacement, codes.FailedPrecondition},
 	{volume.ErrNoSpace, codes.ResourceExhausted},
 	{volume.ErrFailed, codes.FailedPrecondition},

@@ -37,6 +37,7 @@ func TestErrorCodes(t *testing.T) {
 		{volume.ErrInUse, codes.FailedPrecondition},
 		{volume.ErrPending, codes.Aborted},
 		{volume.ErrNotAttached, codes.FailedPrecondition},
+		{volume.ErrLost, codes.FailedPrecondition},
 		{volume.ErrPlacement, codes.FailedPrecondition},
 		{volume.ErrNoSpace, codes.ResourceExhausted},
 		{volume.ErrFailed, codes.FailedPrecondition},

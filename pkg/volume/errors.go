@@ -30,6 +30,8 @@ var (
 	ErrNotAttached = errors.New("not attached on this node")
 	// ErrPlacement: what is needed is on a node that the request excludes. The text names the node.
 	ErrPlacement = errors.New("not possible on the nodes asked for")
+	// ErrLost: the volume was made once and its engine has it no more, or has another one under its name. It is never made again, blank.
+	ErrLost = errors.New("lost")
 	// ErrNoSpace: the pool cannot take it. Another pool, or this one once it has grown, may.
 	ErrNoSpace = errors.New("not enough space")
 	// ErrFailed: the pool is out of service; the text says why and what to do.

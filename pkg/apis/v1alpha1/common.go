@@ -57,8 +57,6 @@ const (
 	Unselected = "Unselected"
 	// TemplateApplied, of a PoolSet: its pools are as its template says. False: they differ in what a pool that is there cannot change; the message names it.
 	TemplateApplied = "TemplateApplied"
-	// AgentReady, of a Pool: its node's agent lives; its lease says so (message: until when).
-	AgentReady = "AgentReady"
 )
 
 // The reasons of conditions where nothing went wrong.
@@ -67,6 +65,20 @@ const (
 	ReasonPending = "Pending"
 	ReasonServing = "Serving"
 	ReasonExpired = "Expired" // of Created=False: spec.notAfter passed before it was carried out; nothing was, or will be
+)
+
+// The reasons of conditions that tell of a node's pools and what is in them.
+const (
+	ReasonLost         = "Lost"         // of Lost
+	ReasonPoolGone     = "PoolGone"     // of Lost, and of Ready=False of a Pool: its members hold no pool any more, or another one than status.uuid
+	ReasonForeignPool  = "ForeignPool"  // of Ready=False: the members hold a pool that another Pool object stands for
+	ReasonDegraded     = "Degraded"     // of Ready=False and MembersComplete=False: members are missing
+	ReasonOpening      = "Opening"      // of Ready=False: the engine is opening the pool
+	ReasonNearlyFull   = "NearlyFull"   // of SpaceScarce and GrowthStopped
+	ReasonFound        = "Found"        // of OrphansFound
+	ReasonNotConfirmed = "NotConfirmed" // of DeletionNotConfirmed
+	ReasonAttached     = "Attached"
+	ReasonDetached     = "Detached"
 )
 
 // ErrorReason is a condition's reason that stands for an error of package volume; package volume/reason has the table.

@@ -23,13 +23,15 @@ func (s *Service) findSnapshot(ctx context.Context, id volume.SnapshotID) (pool 
 func find[T any](
 	ctx context.Context, s *Service, kind, name string, get func(ctx context.Context, pool, name string) (T, error),
 ) (pool string, info T, err error) {
-	info, err = get(ctx, s.cfg.Pool, name)
-	if err == nil {
-		return s.cfg.Pool, info, nil
-	}
 	var unknown error // why a pool could not be asked
-	if !errors.Is(err, engine.ErrNotFound) {
-		unknown = err
+	if s.cfg.Pool != "" {
+		info, err = get(ctx, s.cfg.Pool, name)
+		if err == nil {
+			return s.cfg.Pool, info, nil
+		}
+		if !errors.Is(err, engine.ErrNotFound) {
+			unknown = err
+		}
 	}
 	pools, err := s.pools(ctx)
 	if err != nil {
@@ -82,6 +84,9 @@ type translated struct{ is, err error }
 
 func (t *translated) Error() string   { return t.err.Error() }
 func (t *translated) Unwrap() []error { return []error{t.is, t.err} }
+
+// Translate makes an engine's error one of the domain, with the engine's text.
+func Translate(err error) error { return translate(err) }
 
 func translate(err error) error {
 	if err == nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {

@@ -16,7 +16,44 @@ const (
 	labelMode      = "param.mode"
 	labelTidy      = "param.tidy" // "true", or absent
 	labelFormat    = "format"     // volume.FormatState; absent for FormatNone
+	labelOwner     = "owner"      // who stands for it elsewhere: the UID of its custom resource; absent where there is none
 )
+
+// VolumeSpec is what the engine is asked for to make a volume of that size. owner is whom it is made for, "" for nobody: OwnerOf tells of it later.
+func VolumeSpec(r volume.CreateRequest, s volume.Sizing, owner string) (engine.VolumeSpec, error) {
+	mode, err := engine.ParseMode(string(r.Parameters.Mode))
+	if err != nil {
+		return engine.VolumeSpec{}, translate(err)
+	}
+	spec := engine.VolumeSpec{
+		Name: r.ID().String(), Size: s.Size, FromSnapshot: r.Source.Snapshot.String(), FromVolume: r.Source.Volume.String(), Mode: mode,
+		Tidy: r.Parameters.Tidy, Labels: volumeLabels(r, s), Provisioning: engine.Provisioning(r.Parameters.Normal().Provisioning),
+	}
+	setUnlessEmpty(spec.Labels, labelOwner, owner)
+	return spec, nil
+}
+
+// SnapshotSpec is what the engine is asked for to cut a snapshot of a volume of that size and file system.
+func SnapshotSpec(r volume.SnapshotRequest, s volume.Sizing, fsType, owner string) engine.SnapshotSpec {
+	labels := requestedLabel(s)
+	labels[labelName] = r.Name
+	setUnlessEmpty(labels, labelFSType, fsType)
+	setUnlessEmpty(labels, labelOwner, owner)
+	return engine.SnapshotSpec{Name: r.ID().String(), Volume: r.Source.String(), Labels: labels}
+}
+
+// OwnerOf is whom a volume or snapshot of these labels was made for; "" for nobody.
+func OwnerOf(labels map[string]string) string { return labels[labelOwner] }
+
+// SizingOf is the size of a volume or snapshot of these labels, and what was asked for, and the file system that it is for.
+func SizingOf(size int64, labels map[string]string) (s volume.Sizing, fsType string) {
+	fsType = labels[labelFSType]
+	return sizing(size, labels, fsType), fsType
+}
+
+// RequestedLabels are the labels to set before a volume grows to that size. The label first: dying between the two leaves a request that does not fit
+// the size yet, which is read as the size and written again by the retry. The other way round the retry would find nothing to do.
+func RequestedLabels(s volume.Sizing) map[string]string { return requestedLabel(s) }
 
 func volumeLabels(r volume.CreateRequest, s volume.Sizing) map[string]string {
 	p := r.Parameters.Normal()
@@ -27,13 +64,6 @@ func volumeLabels(r volume.CreateRequest, s volume.Sizing) map[string]string {
 	if p.Tidy {
 		labels[labelTidy] = "true"
 	}
-	return labels
-}
-
-func snapshotLabels(r volume.SnapshotRequest, source volume.Volume) map[string]string {
-	labels := requestedLabel(source.Sizing)
-	labels[labelName] = r.Name
-	setUnlessEmpty(labels, labelFSType, source.FSType)
 	return labels
 }
 

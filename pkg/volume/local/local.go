@@ -45,7 +45,7 @@ type Engine interface {
 	DeleteSnapshot(ctx context.Context, pool, name string) error
 }
 
-// Config says what node this is. Pool is where volumes go whose storage class names none.
+// Config says what node this is. Pool is where volumes go whose storage class names none; "" for a service that makes none.
 type Config struct {
 	Node      volume.NodeID
 	Pool      string
@@ -69,12 +69,6 @@ func (s *Service) Create(ctx context.Context, r volume.CreateRequest) (volume.Vo
 	if !r.Placement.Allows(s.cfg.Node) {
 		return volume.Volume{}, fmt.Errorf("%w: the pool is on node %s", volume.ErrPlacement, s.cfg.Node)
 	}
-	spec := engine.VolumeSpec{Name: r.ID().String(), FromSnapshot: r.Source.Snapshot.String(), FromVolume: r.Source.Volume.String()}
-	var err error
-	if spec.Mode, err = engine.ParseMode(string(r.Parameters.Mode)); err != nil {
-		return volume.Volume{}, translate(err)
-	}
-	spec.Tidy = r.Parameters.Tidy
 	origin, err := s.origin(ctx, r)
 	if err != nil {
 		return volume.Volume{}, err
@@ -83,7 +77,10 @@ func (s *Service) Create(ctx context.Context, r volume.CreateRequest) (volume.Vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	spec.Size, spec.Labels, spec.Provisioning = sizing.Size, volumeLabels(r, sizing), engine.Provisioning(r.Parameters.Normal().Provisioning)
+	spec, err := VolumeSpec(r, sizing, "")
+	if err != nil {
+		return volume.Volume{}, err
+	}
 	pool := first(origin.Pool, r.Parameters.Pool, s.cfg.Pool)
 
 	s.admit.Lock()
@@ -203,9 +200,7 @@ func (s *Service) Expand(ctx context.Context, id volume.VolumeID, r volume.Range
 	if err := s.cfg.Admission.Admit(space, sizing.Size-v.Sizing.Size, v.Parameters.Provisioning); err != nil {
 		return v, err
 	}
-	// The label first: dying between the two leaves a request that does not fit the size yet, which is read as the size and written again by the retry.
-	// The other way round the retry would find nothing to do.
-	if _, err := s.engine.SetVolumeLabels(ctx, v.Pool, id.String(), requestedLabel(sizing)); err != nil {
+	if _, err := s.engine.SetVolumeLabels(ctx, v.Pool, id.String(), RequestedLabels(sizing)); err != nil {
 		return v, translate(err)
 	}
 	if _, err := s.engine.GrowVolume(ctx, v.Pool, id.String(), sizing.Size); err != nil {

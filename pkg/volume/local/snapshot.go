@@ -26,9 +26,7 @@ func (s *Service) CreateSnapshot(ctx context.Context, r volume.SnapshotRequest) 
 	if err := s.cfg.Admission.AdmitSnapshot(space); err != nil {
 		return volume.Snapshot{}, err
 	}
-	info, err := s.engine.CreateSnapshot(ctx, source.Pool, engine.SnapshotSpec{
-		Name: r.ID().String(), Volume: source.ID.String(), Labels: snapshotLabels(r, source),
-	})
+	info, err := s.engine.CreateSnapshot(ctx, source.Pool, SnapshotSpec(r, source.Sizing, source.FSType, ""))
 	if errors.Is(err, engine.ErrNotFound) {
 		return volume.Snapshot{}, fmt.Errorf("%w: %w", volume.ErrSourceNotFound, err)
 	}
