@@ -118,6 +118,27 @@ bench-peers: ## Compare first writes after a snapshot with XFS reflink and qcow2
 	@if [ -d cmd/rowanctl ]; then $(MAKE) --no-print-directory build; fi
 	hack/bench-peers/run
 
+.PHONY: cluster-build
+cluster-build: ## Build a whole Kubernetes from Go modules into the user's cache, once
+	@hack/setup.sh cluster
+	$(GO) run ./hack/cluster build
+
+.PHONY: cluster-up
+cluster-up: NODES ?= 3
+cluster-up: ## Bring up a real Kubernetes of 3 (NODES=n) nodes on this machine (as root)
+	@hack/setup.sh cluster
+	$(GO) run ./hack/cluster up --nodes $(NODES)
+
+.PHONY: cluster-down
+cluster-down: ## Take it down; nothing is left of it
+	$(GO) run ./hack/cluster down
+
+.PHONY: cluster-test
+cluster-test: ## Bring clusters up and down, stop nodes, kill, and compare the machine before and after (as root)
+	@hack/setup.sh cluster
+	$(GO) run ./hack/cluster build
+	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) ./hack/cluster/kube -args -cluster
+
 .PHONY: clean
 clean: ## Remove what the targets above made
 	rm -rf bin .cache

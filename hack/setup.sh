@@ -11,6 +11,8 @@ declare -A needs=(
 	[demo]="mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs blkid:util-linux losetup:mount mount:mount"
 	[bench]="mkfs.xfs:xfsprogs blkid:util-linux losetup:mount mount:mount fio:fio"
 	[bench-peers]="mkfs.xfs:xfsprogs blkid:util-linux losetup:mount mount:mount fio:fio jq:jq qemu-img:qemu-utils qemu-storage-daemon:qemu-system-common"
+	[cluster]="runc:runc /usr/lib/cni/ptp:containernetworking-plugins iptables:iptables conntrack:conntrack socat:socat ethtool:ethtool ip:iproute2
+		nsenter:util-linux busybox:busybox-static mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs blkid:util-linux mount:mount"
 	[generate]="protoc:protobuf-compiler"
 )
 
