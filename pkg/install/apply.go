@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -25,74 +26,86 @@ const (
 )
 
 var (
-	// ErrFile: a file is not one PoolSet.
-	ErrFile = errors.New("not a PoolSet")
+	// ErrFile: a file is not one PoolSet or VolumeSnapshotClass.
+	ErrFile = errors.New("not an object that can be applied")
 	// ErrChangedElsewhere: somebody else set a field that the values set, too.
 	ErrChangedElsewhere = errors.New("was changed by somebody else as well")
 )
 
-// Apply applies the PoolSets in the *.yaml files of files, one in each, until ctx ends. The definition of PoolSet may come while it waits. It goes on with
-// the next file after an error and answers all of them; applied is told the name of each that is done.
-func Apply(ctx context.Context, c client.Client, files fs.FS, retry time.Duration, applied func(name string)) error {
+// Apply applies the objects in the *.yaml files of files, one in each, until ctx ends. Their definitions may come while it waits. It goes on with the next
+// file after an error and answers all of them; applied is told of each object that is done.
+func Apply(ctx context.Context, c client.Client, files fs.FS, retry time.Duration, applied func(object string)) error {
 	names, err := fs.Glob(files, "*.yaml")
 	if err != nil {
 		return fmt.Errorf("list the files: %w", err)
 	}
 	if len(names) == 0 {
-		return errors.New("apply the PoolSets: there is no *.yaml file: a folder with one PoolSet in each is needed")
+		return errors.New("apply: there is no *.yaml file: a folder with one object in each is needed")
 	}
 	var errs []error
 	for _, name := range names {
-		set, err := readPoolSet(files, name)
+		object, err := readObject(files, name)
 		if err == nil {
-			err = applyOne(ctx, c, set, retry)
+			err = applyOne(ctx, c, object, retry)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", path.Base(name), err))
 			continue
 		}
-		applied(set.GetName())
+		applied(title(object))
 	}
 	return errors.Join(errs...)
 }
 
-// readPoolSet reads it twice: strictly, so that a misspelt field is not silently nothing, and as it stands, so that what is not said is not applied.
-func readPoolSet(files fs.FS, name string) (*unstructured.Unstructured, error) {
+// The kinds that can be applied.
+var (
+	poolSets        = v1alpha1.GroupVersion.WithKind("PoolSet")
+	snapshotClasses = schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotClass"}
+)
+
+// readObject reads a PoolSet strictly, too, so that a misspelt field is not silently nothing. It answers what stands there, so that what is not said is not
+// applied.
+func readObject(files fs.FS, name string) (*unstructured.Unstructured, error) {
 	text, err := fs.ReadFile(files, name)
 	if err != nil {
-		return nil, fmt.Errorf("read the PoolSet: %w", err)
-	}
-	var typed v1alpha1.PoolSet
-	if err := yaml.UnmarshalStrict(text, &typed); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFile, err)
-	}
-	if got, want := typed.GroupVersionKind(), v1alpha1.GroupVersion.WithKind("PoolSet"); got != want || typed.Name == "" {
-		return nil, fmt.Errorf("%w: it is %s %q: want %s with a name", ErrFile, got, typed.Name, want)
+		return nil, fmt.Errorf("read the object: %w", err)
 	}
 	u := &unstructured.Unstructured{}
 	if err := yaml.Unmarshal(text, &u.Object); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFile, err)
 	}
+	switch kind := u.GroupVersionKind(); {
+	case kind != poolSets && kind != snapshotClasses:
+		return nil, fmt.Errorf("%w: it is %s: use %s or %s", ErrFile, kind, poolSets, snapshotClasses)
+	case u.GetName() == "":
+		return nil, fmt.Errorf("%w: the %s has no name", ErrFile, kind.Kind)
+	case kind == poolSets:
+		if err := yaml.UnmarshalStrict(text, &v1alpha1.PoolSet{}); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrFile, err)
+		}
+	}
 	return u, nil
 }
 
-func applyOne(ctx context.Context, c client.Client, set *unstructured.Unstructured, retry time.Duration) error {
+func title(u *unstructured.Unstructured) string { return u.GetKind() + " " + u.GetName() }
+
+func applyOne(ctx context.Context, c client.Client, object *unstructured.Unstructured, retry time.Duration) error {
 	var last error
 	err := wait.PollUntilContextCancel(ctx, retry, true, func(ctx context.Context) (bool, error) {
-		last = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(set.DeepCopy()), client.FieldOwner(FieldManager))
+		last = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(object.DeepCopy()), client.FieldOwner(FieldManager))
 		switch {
 		case last == nil:
 			return true, nil
 		case apierrors.IsConflict(last):
-			return false, fmt.Errorf("PoolSet %s %w: put its change into the chart's value poolSets, or give it up with "+
-				"`kubectl apply --server-side --force-conflicts`: %w", set.GetName(), ErrChangedElsewhere, last)
+			return false, fmt.Errorf("%s %w: put that change into the chart's values, or give it up with "+
+				"`kubectl apply --server-side --force-conflicts`: %w", title(object), ErrChangedElsewhere, last)
 		case apierrors.IsInvalid(last), apierrors.IsBadRequest(last), apierrors.IsForbidden(last), apierrors.IsUnauthorized(last):
-			return false, fmt.Errorf("apply PoolSet %s: %w", set.GetName(), last)
+			return false, fmt.Errorf("apply %s: %w", title(object), last)
 		}
 		return false, nil // no definition yet, or no API server: both may come
 	})
 	if err != nil && last != nil && ctx.Err() != nil {
-		return fmt.Errorf("apply PoolSet %s, repeated until there was no more time: %w", set.GetName(), last)
+		return fmt.Errorf("apply %s, repeated until there was no more time: %w", title(object), last)
 	}
 	return err
 }

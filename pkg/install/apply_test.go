@@ -60,7 +60,7 @@ func TestApply(t *testing.T) {
 	for range 2 { // once more changes nothing
 		var done []string
 		err := Apply(ctx, c, folder("default.yaml", poolSet, "fast.yaml", other), time.Millisecond, func(name string) { done = append(done, name) })
-		if err != nil || !slices.Equal(done, []string{"default", "fast"}) {
+		if err != nil || !slices.Equal(done, []string{"PoolSet default", "PoolSet fast"}) {
 			t.Fatal(done, err)
 		}
 	}
@@ -104,10 +104,10 @@ func TestApplyRefuses(t *testing.T) {
 		text   string
 	}{
 		"misspelt field": {file: strings.Replace(poolSet, "members:", "member:", 1), is: ErrFile, text: `unknown field "member"`},
-		"other kind":     {file: "apiVersion: v1\nkind: Secret\nmetadata:\n  name: x\n", is: ErrFile, text: "want rowan.storage/v1alpha1"},
+		"other kind":     {file: "apiVersion: v1\nkind: Secret\nmetadata:\n  name: x\n", is: ErrFile, text: "use rowan.storage/v1alpha1"},
 		"no name":        {file: strings.Replace(poolSet, "name: default", "labels: {}", 1), is: ErrFile},
 		"changed": {file: poolSet, answer: apierrors.NewConflict(kind, "default", errors.New(".spec.template.members")), is: ErrChangedElsewhere,
-			text: "put its change into the chart's value poolSets"},
+			text: "put that change into the chart's values"},
 		"forbidden": {file: poolSet, answer: apierrors.NewForbidden(kind, "default", errors.New("no")), text: "apply PoolSet default"},
 		"invalid":   {file: poolSet, answer: apierrors.NewInvalid(schema.GroupKind{Kind: "PoolSet"}, "default", nil), text: "is invalid"},
 	} {

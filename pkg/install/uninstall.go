@@ -16,7 +16,7 @@ import (
 )
 
 // ErrInUse: the cluster has volumes or snapshots of ours.
-var ErrInUse = errors.New("Rowan is in use")
+var ErrInUse = errors.New("still in use")
 
 const (
 	pageSize = 500 // objects asked for at once

@@ -122,6 +122,11 @@ seccompProfile:
 {{- if or (eq $v "true") (and (eq $v "auto") (include "rowan.haveSnapshotCRDs" .)) }}true{{ end }}
 {{- end }}
 
+{{- define "rowan.wantSnapshotClass" -}}
+{{- $v := toString .Values.volumeSnapshotClass.create -}}
+{{- if or (eq $v "true") (and (eq $v "auto") (include "rowan.haveSnapshotCRDs" .)) }}true{{ end }}
+{{- end }}
+
 {{/* Folders of the host that members are in, besides what is below /var/lib/rowan: a list, sorted, without doubles. */}}
 {{- define "rowan.memberDirectories" -}}
 {{- $found := list }}
