@@ -36,6 +36,7 @@ var errorCodes = []struct {
 	{volume.ErrPlacement, codes.FailedPrecondition},
 	{volume.ErrNoSpace, codes.ResourceExhausted},
 	{volume.ErrFailed, codes.FailedPrecondition},
+	{volume.ErrNodeAway, codes.FailedPrecondition}, // nothing was asked of it yet: the caller may give up and clean up
 	{volume.ErrUnavailable, codes.Unavailable},
 
 	{volume.ErrNotPublished, codes.NotFound},

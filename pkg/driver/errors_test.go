@@ -41,6 +41,7 @@ func TestErrorCodes(t *testing.T) {
 		{volume.ErrPlacement, codes.FailedPrecondition},
 		{volume.ErrNoSpace, codes.ResourceExhausted},
 		{volume.ErrFailed, codes.FailedPrecondition},
+		{volume.ErrNodeAway, codes.FailedPrecondition},
 		{volume.ErrUnavailable, codes.Unavailable},
 		{volume.ErrNotStaged, codes.FailedPrecondition},
 		{volume.ErrNotPublished, codes.NotFound},

@@ -36,7 +36,9 @@ var (
 	ErrNoSpace = errors.New("not enough space")
 	// ErrFailed: the pool is out of service; the text says why and what to do.
 	ErrFailed = errors.New("pool is out of service")
-	// ErrUnavailable: the engine does not answer; it may after a restart.
+	// ErrNodeAway: the node's agent has not said anything for long, so nothing was asked of it.
+	ErrNodeAway = errors.New("node does not answer")
+	// ErrUnavailable: the engine, or what stands between it and the caller, does not answer; it may after a restart.
 	ErrUnavailable = errors.New("engine is not available")
 )
 

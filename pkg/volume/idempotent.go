@@ -9,13 +9,18 @@ import (
 // Open is the service that a process uses: s with repeated calls answered as the first, one operation at a time per object.
 func Open(s Service) Service { return Serialized(Idempotent(s)) }
 
+// OpenController is Open for a process that has the one half only.
+func OpenController(c Controller) Controller {
+	return &serialized{Controller: &idempotent{c}, locks: &Locks{}}
+}
+
 // Idempotent validates requests and makes calls repeatable: making what is there answers it if it is what was asked for, deleting what is gone is
 // done.
-func Idempotent(s Service) Service { return &idempotent{Service: s} }
+func Idempotent(s Service) Service { return Join(&idempotent{s}, s) }
 
-type idempotent struct{ Service }
+type idempotent struct{ Controller }
 
-var _ Service = (*idempotent)(nil)
+var _ Controller = (*idempotent)(nil)
 
 // Create looks first, so that a repeated request is answered although its source is gone by now, or the pool is full.
 func (s *idempotent) Create(ctx context.Context, r CreateRequest) (Volume, error) {
@@ -24,7 +29,7 @@ func (s *idempotent) Create(ctx context.Context, r CreateRequest) (Volume, error
 	}
 	v, err := s.Get(ctx, r.ID())
 	if errors.Is(err, ErrNotFound) {
-		if v, err = s.Service.Create(ctx, r); err == nil {
+		if v, err = s.Controller.Create(ctx, r); err == nil {
 			return v, nil
 		}
 		if errors.Is(err, ErrExists) { // made by somebody else meanwhile
@@ -38,7 +43,7 @@ func (s *idempotent) Create(ctx context.Context, r CreateRequest) (Volume, error
 }
 
 func (s *idempotent) Delete(ctx context.Context, id VolumeID) error {
-	if err := s.Service.Delete(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := s.Controller.Delete(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
 	return nil
@@ -51,7 +56,7 @@ func (s *idempotent) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Sna
 	}
 	snap, err := s.GetSnapshot(ctx, r.ID())
 	if errors.Is(err, ErrNotFound) {
-		if snap, err = s.Service.CreateSnapshot(ctx, r); err == nil {
+		if snap, err = s.Controller.CreateSnapshot(ctx, r); err == nil {
 			return snap, nil
 		}
 		if errors.Is(err, ErrExists) {
@@ -65,7 +70,7 @@ func (s *idempotent) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Sna
 }
 
 func (s *idempotent) DeleteSnapshot(ctx context.Context, id SnapshotID) error {
-	if err := s.Service.DeleteSnapshot(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := s.Controller.DeleteSnapshot(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	return nil

@@ -33,54 +33,65 @@ func (l *Locks) Lock(key string) (release func(), err error) {
 
 // Serialized refuses, with ErrPending, to change an object while a change of it is under way. Reading is always possible. A snapshot locks its own
 // name, not its source, so that several can be cut of one volume at a time.
-func Serialized(s Service) Service { return &serialized{Service: s} }
-
-type serialized struct {
-	Service
-	locks Locks
+func Serialized(s Service) Service {
+	locks := &Locks{}
+	return Join(&serialized{Controller: s, locks: locks}, &serializedNode{Node: s, locks: locks})
 }
 
-var _ Service = (*serialized)(nil)
+type serialized struct {
+	Controller
+	locks *Locks
+}
+
+type serializedNode struct {
+	Node
+	locks *Locks // the same
+}
+
+var (
+	_ Controller = (*serialized)(nil)
+	_ Node       = (*serializedNode)(nil)
+)
 
 func (s *serialized) Create(ctx context.Context, r CreateRequest) (Volume, error) {
-	return exclusive(s, r.ID().String(), func() (Volume, error) { return s.Service.Create(ctx, r) })
+	return exclusive(s.locks, r.ID().String(), func() (Volume, error) { return s.Controller.Create(ctx, r) })
 }
 
 func (s *serialized) Delete(ctx context.Context, id VolumeID) error {
-	return s.exclusively(id.String(), func() error { return s.Service.Delete(ctx, id) })
+	return exclusively(s.locks, id.String(), func() error { return s.Controller.Delete(ctx, id) })
 }
 
 func (s *serialized) Expand(ctx context.Context, id VolumeID, r Range) (Volume, error) {
-	return exclusive(s, id.String(), func() (Volume, error) { return s.Service.Expand(ctx, id, r) })
+	return exclusive(s.locks, id.String(), func() (Volume, error) { return s.Controller.Expand(ctx, id, r) })
 }
 
 func (s *serialized) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Snapshot, error) {
-	return exclusive(s, r.ID().String(), func() (Snapshot, error) { return s.Service.CreateSnapshot(ctx, r) })
+	return exclusive(s.locks, r.ID().String(), func() (Snapshot, error) { return s.Controller.CreateSnapshot(ctx, r) })
 }
 
 func (s *serialized) DeleteSnapshot(ctx context.Context, id SnapshotID) error {
-	return s.exclusively(id.String(), func() error { return s.Service.DeleteSnapshot(ctx, id) })
+	return exclusively(s.locks, id.String(), func() error { return s.Controller.DeleteSnapshot(ctx, id) })
 }
 
-func (s *serialized) Attach(ctx context.Context, id VolumeID, readOnly bool) (string, error) {
-	return exclusive(s, id.String(), func() (string, error) { return s.Service.Attach(ctx, id, readOnly) })
+func (s *serializedNode) Attach(ctx context.Context, id VolumeID, readOnly bool) (string, error) {
+	return exclusive(s.locks, id.String(), func() (string, error) { return s.Node.Attach(ctx, id, readOnly) })
 }
 
-func (s *serialized) Detach(ctx context.Context, id VolumeID) error {
-	return s.exclusively(id.String(), func() error { return s.Service.Detach(ctx, id) })
+func (s *serializedNode) Detach(ctx context.Context, id VolumeID) error {
+	return exclusively(s.locks, id.String(), func() error { return s.Node.Detach(ctx, id) })
 }
 
-func (s *serialized) MarkFormat(ctx context.Context, id VolumeID, state FormatState) error {
-	return s.exclusively(id.String(), func() error { return s.Service.MarkFormat(ctx, id, state) })
+func (s *serializedNode) MarkFormat(ctx context.Context, id VolumeID, state FormatState) error {
+	return exclusively(s.locks, id.String(), func() error { return s.Node.MarkFormat(ctx, id, state) })
 }
 
-func (s *serialized) exclusively(key string, do func() error) error {
-	_, err := exclusive(s, key, func() (struct{}, error) { return struct{}{}, do() })
+func exclusively(locks *Locks, key string, do func() error) error {
+	_, err := exclusive(locks, key, func() (struct{}, error) { return struct{}{}, do() })
 	return err
 }
 
-func exclusive[T any](s *serialized, key string, do func() (T, error)) (T, error) {
-	release, err := s.locks.Lock(key)
+func exclusive[T any](locks *Locks, key string, do func() (T, error)) (T, error) {
+	release, err := locks.Lock(key)
 	if err != nil {
 		var zero T
 		return zero, err

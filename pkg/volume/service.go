@@ -79,6 +79,17 @@ type Service interface {
 	Node
 }
 
+// Join makes a service of its halves. What both can answer (Get, Health) the controller does.
+func Join(c Controller, n Node) Service { return joined{Controller: c, nodeHalf: nodeHalf{n}} }
+
+// nodeHalf puts the node's methods one level deeper than the controller's, which win.
+type nodeHalf struct{ Node }
+
+type joined struct {
+	Controller
+	nodeHalf
+}
+
 // Paginate cuts a page out of a list that is ordered by id. cmp compares an entry with an ID.
 func Paginate[T, ID any](all []T, p Page[ID], cmp func(T, ID) int) (page []T, more bool) {
 	for len(all) > 0 && cmp(all[0], p.After) <= 0 {

@@ -25,6 +25,7 @@ var table = []struct {
 	{volume.ErrExists, v1alpha1.ReasonExists, true},
 	{volume.ErrPlacement, v1alpha1.ReasonPlacement, true},
 	{volume.ErrNoSpace, v1alpha1.ReasonNoSpace, true},
+	{volume.ErrLost, v1alpha1.ReasonLost, true}, // of what was asked of a lost volume
 
 	{volume.ErrNotFound, v1alpha1.ReasonNotFound, false},
 	{volume.ErrInUse, v1alpha1.ReasonInUse, false},

@@ -23,6 +23,7 @@ func TestTable(t *testing.T) {
 		{volume.ErrExists, "AlreadyExists", true},
 		{volume.ErrPlacement, "WrongNode", true},
 		{volume.ErrNoSpace, "NoSpace", true},
+		{volume.ErrLost, "Lost", true},
 		{volume.ErrNotFound, "NotFound", false},
 		{volume.ErrInUse, "InUse", false},
 		{volume.ErrPending, "Busy", false},

@@ -19,9 +19,23 @@ const (
 )
 
 // Run tests a service. newService makes an empty one with a single pool of PoolSize, named Pool, under volume.DefaultAdmission, on node Node, not
-// decorated.
+// decorated. Where pools are chosen by another name than their own, that name is Pool, too.
 func Run(t *testing.T, newService func(t *testing.T) volume.Service) {
-	for name, test := range map[string]func(*testing.T, volume.Service){
+	RunHalves(t, func(t *testing.T) (volume.Controller, volume.Node) {
+		s := newService(t)
+		return s, s
+	})
+}
+
+// service is what is tested. Get is the controller's; what only the node knows is asked of node.
+type service struct {
+	volume.Service
+	node volume.Node
+}
+
+// RunHalves is Run for a service whose halves are two.
+func RunHalves(t *testing.T, newHalves func(t *testing.T) (volume.Controller, volume.Node)) {
+	for name, test := range map[string]func(*testing.T, service){
 		"create":    create,
 		"refusals":  refusals,
 		"copies":    copies,
@@ -35,7 +49,10 @@ func Run(t *testing.T, newService func(t *testing.T) volume.Service) {
 		"format":    format,
 		"canceled":  canceled,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, newService(t)) })
+		t.Run(name, func(t *testing.T) {
+			c, n := newHalves(t)
+			test(t, service{Service: volume.Join(c, n), node: n})
+		})
 	}
 }
 
@@ -46,7 +63,7 @@ const (
 	PoolSize = 100 * Gi
 )
 
-func create(t *testing.T, s volume.Service) {
+func create(t *testing.T, s service) {
 	before := time.Now().Add(-time.Minute)
 	v := must(t, s, volume.CreateRequest{Name: "a", Capacity: volume.Range{Required: 1_000_000_000}, FSType: volume.FSExt4})
 	if got := v.CreatedAt; got.Before(before) {
@@ -77,7 +94,7 @@ func create(t *testing.T, s volume.Service) {
 	}
 }
 
-func refusals(t *testing.T, s volume.Service) {
+func refusals(t *testing.T, s service) {
 	for _, c := range []struct {
 		name string
 		r    volume.CreateRequest
@@ -106,7 +123,7 @@ func refusals(t *testing.T, s volume.Service) {
 }
 
 // copies tests the rule that a source's own request restores it.
-func copies(t *testing.T, s volume.Service) {
+func copies(t *testing.T, s service) {
 	for i, c := range []struct {
 		required int64
 		fs       string
@@ -144,7 +161,7 @@ func copies(t *testing.T, s volume.Service) {
 	}
 }
 
-func sourceErrors(t *testing.T, s volume.Service) {
+func sourceErrors(t *testing.T, s service) {
 	v := must(t, s, volume.CreateRequest{Name: "v", FSType: volume.FSXFS})
 	for _, c := range []struct {
 		name string
@@ -168,7 +185,7 @@ func sourceErrors(t *testing.T, s volume.Service) {
 	}
 }
 
-func expand(t *testing.T, s volume.Service) {
+func expand(t *testing.T, s service) {
 	v := must(t, s, volume.CreateRequest{Name: "v", Capacity: volume.Range{Required: 10 * Mi}, FSType: volume.FSXFS})
 	for _, c := range []struct {
 		r    volume.Range
@@ -204,7 +221,7 @@ func expand(t *testing.T, s volume.Service) {
 	}
 }
 
-func remove(t *testing.T, s volume.Service) {
+func remove(t *testing.T, s service) {
 	v := must(t, s, volume.CreateRequest{Name: "v"})
 	snap := mustCut(t, s, volume.SnapshotRequest{Name: "s", Source: v.ID})
 	if _, err := s.Attach(t.Context(), v.ID, false); err != nil {
@@ -237,7 +254,7 @@ func remove(t *testing.T, s volume.Service) {
 	}
 }
 
-func snapshots(t *testing.T, s volume.Service) {
+func snapshots(t *testing.T, s service) {
 	a, b := must(t, s, volume.CreateRequest{Name: "a", FSType: volume.FSExt4}), must(t, s, volume.CreateRequest{Name: "b"})
 	snap := mustCut(t, s, volume.SnapshotRequest{Name: "s", Source: a.ID})
 	if snap.CreatedAt.IsZero() || snap.Name != "s" || snap.Source != a.ID || snap.Node != Node || snap.Pool != Pool || snap.FSType != volume.FSExt4 {
@@ -275,7 +292,7 @@ func snapshots(t *testing.T, s volume.Service) {
 	}
 }
 
-func list(t *testing.T, s volume.Service) {
+func list(t *testing.T, s service) {
 	var ids []volume.VolumeID
 	for i := range 7 {
 		ids = append(ids, must(t, s, volume.CreateRequest{Name: fmt.Sprint("v", i)}).ID)
@@ -306,7 +323,7 @@ func list(t *testing.T, s volume.Service) {
 	}
 }
 
-func capacity(t *testing.T, s volume.Service) {
+func capacity(t *testing.T, s service) {
 	c, err := s.Capacity(t.Context(), volume.CapacityRequest{FSType: volume.FSXFS})
 	if want := (volume.Capacity{Available: 2 * PoolSize, MinVolume: 300 * Mi, MaxVolume: 2 * PoolSize}); err != nil || c != want {
 		t.Errorf("empty: %+v, %v, want %+v", c, err, want)
@@ -327,7 +344,7 @@ func capacity(t *testing.T, s volume.Service) {
 	}
 }
 
-func attach(t *testing.T, s volume.Service) {
+func attach(t *testing.T, s service) {
 	if s.NodeID() != Node {
 		t.Errorf("node %s", s.NodeID())
 	}
@@ -377,7 +394,7 @@ func attach(t *testing.T, s volume.Service) {
 	}
 }
 
-func format(t *testing.T, s volume.Service) {
+func format(t *testing.T, s service) {
 	v := must(t, s, volume.CreateRequest{Name: "v", FSType: volume.FSExt4})
 	if !v.MayFormat() {
 		t.Error("a new volume may not be formatted")
@@ -386,19 +403,20 @@ func format(t *testing.T, s volume.Service) {
 		if err := s.MarkFormat(t.Context(), v.ID, state); err != nil {
 			t.Fatal(err)
 		}
-		if got := get(t, s, v.ID); got.Format != state || got.Sizing != v.Sizing || got.FSType != v.FSType {
+		if got := get(t, s.node, v.ID); got.Format != state || got.Sizing != v.Sizing || got.FSType != v.FSType {
 			t.Errorf("marked %s: %+v", state, got)
 		}
 	}
-	if c := must(t, s, volume.CreateRequest{Name: "c", Source: volume.Source{Volume: v.ID}}); c.Format != volume.FormatNone || c.MayFormat() {
-		t.Errorf("a copy inherits the mark: %+v", c)
+	c := must(t, s, volume.CreateRequest{Name: "c", Source: volume.Source{Volume: v.ID}})
+	if got := get(t, s.node, c.ID); got.Format != volume.FormatNone || got.MayFormat() || c.MayFormat() {
+		t.Errorf("a copy inherits the mark: %+v, %+v", got, c)
 	}
 	if err := s.MarkFormat(t.Context(), volume.VolumeIDOf("x"), volume.FormatDone); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("mark nothing: %v", err)
 	}
 }
 
-func canceled(t *testing.T, s volume.Service) {
+func canceled(t *testing.T, s service) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.Create(ctx, volume.CreateRequest{Name: "v"}); !errors.Is(err, context.Canceled) {
@@ -409,7 +427,7 @@ func canceled(t *testing.T, s volume.Service) {
 	}
 }
 
-func must(t *testing.T, s volume.Service, r volume.CreateRequest) volume.Volume {
+func must(t *testing.T, s volume.Controller, r volume.CreateRequest) volume.Volume {
 	t.Helper()
 	v, err := s.Create(t.Context(), r)
 	if err != nil {
@@ -418,7 +436,7 @@ func must(t *testing.T, s volume.Service, r volume.CreateRequest) volume.Volume 
 	return v
 }
 
-func mustCut(t *testing.T, s volume.Service, r volume.SnapshotRequest) volume.Snapshot {
+func mustCut(t *testing.T, s volume.Controller, r volume.SnapshotRequest) volume.Snapshot {
 	t.Helper()
 	snap, err := s.CreateSnapshot(t.Context(), r)
 	if err != nil {
@@ -427,7 +445,12 @@ func mustCut(t *testing.T, s volume.Service, r volume.SnapshotRequest) volume.Sn
 	return snap
 }
 
-func get(t *testing.T, s volume.Service, id volume.VolumeID) volume.Volume {
+// getter is either half.
+type getter interface {
+	Get(ctx context.Context, id volume.VolumeID) (volume.Volume, error)
+}
+
+func get(t *testing.T, s getter, id volume.VolumeID) volume.Volume {
 	t.Helper()
 	v, err := s.Get(t.Context(), id)
 	if err != nil {
