@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,11 @@ func takeDown(t *testing.T, dir string, before map[string][]string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	all := processesOf(t, dir)
+	devices := loopsOf(t, dir, all)
+	index := -1
+	if c, err := Open(dir); err == nil {
+		index = c.state.Index
+	}
 	start := time.Now()
 	if err := Down(ctx, dir); err != nil {
 		t.Fatal(err)
@@ -78,15 +84,23 @@ func takeDown(t *testing.T, dir string, before map[string][]string) {
 			t.Errorf("process %d is left: %v", p.pid, p.args)
 		}
 	}
+	for _, l := range loops() {
+		if slices.ContainsFunc(devices, func(o loop) bool { return o.name == l.name && o.file == l.file }) {
+			t.Errorf("loop device %s is left", l.name)
+		}
+	}
 	after := lookAround(t)
-	for kind := range before {
+	for kind := range after {
+		if kind == ofLast && (before[others] != nil || after[others] != nil) {
+			continue
+		}
 		for _, line := range after[kind] {
-			if !slices.Contains(before[kind], line) {
+			if kind != others && !slices.Contains(before[kind], line) && !foreign(line, index) {
 				t.Errorf("left: %s: %s", kind, line)
 			}
 		}
 		for _, line := range before[kind] {
-			if !slices.Contains(after[kind], line) {
+			if kind != others && !slices.Contains(after[kind], line) && !foreign(line, index) {
 				t.Errorf("gone: %s: %s", kind, line)
 			}
 		}
@@ -116,29 +130,55 @@ func processesOf(t *testing.T, dir string) (all []process) {
 	return all
 }
 
+// loopsOf are the loop devices of all nodes.
+func loopsOf(t *testing.T, dir string, all []process) (found []loop) {
+	t.Helper()
+	var d devices
+	if err := gather(all, &d); err != nil {
+		t.Fatal(err)
+	}
+	nodes, _ := filepath.Glob(filepath.Join(dir, "node-*"))
+	for _, n := range nodes {
+		picked, err := d.ofNode(n, loops())
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, picked...)
+	}
+	return found
+}
+
 // ours are names of what a cluster could leave in folders it shares with the machine; other programs work there, too.
 var ours = regexp.MustCompile(`kube|cni|containerd|etcd|rowan|nri|cdi|runc|netns|xtables|coredns`)
+
+// Kinds of what lookAround sees that are not as simple as the others.
+const (
+	others = "other cluster"
+	ofLast = "what goes with the last cluster"
+)
+
+// foreign says that a line is about another cluster than the one of that index; they come and go.
+func foreign(line string, index int) bool {
+	found := regexp.MustCompile(`(?:rowan-k8s|rowan-cluster-|198\.18\.)(\d+)`).FindStringSubmatch(line)
+	return found != nil && found[1] != strconv.Itoa(index)
+}
 
 // lookAround is what a cluster could leave, kind by kind.
 func lookAround(t *testing.T) map[string][]string {
 	t.Helper()
-	seen := map[string][]string{}
-	for _, name := range append(slices.Clone(written), "fs/inotify/max_user_instances", "fs/inotify/max_user_watches") {
-		if text, err := os.ReadFile(settingFile(name)); err == nil {
-			seen["kernel setting"] = append(seen["kernel setting"], name+" "+strings.TrimSpace(string(text)))
+	seen := map[string][]string{"file": filesOfOurs(), ofLast: nil}
+	list, err := processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range list {
+		if p.isInit() {
+			seen[others] = append(seen[others], p.args[2])
 		}
 	}
-	for _, dir := range []string{"/etc", "/opt", "/run", "/srv", "/mnt", "/usr/lib", "/usr/libexec", "/var/lib", "/var/log", "/var/cache", "/"} {
-		for _, pattern := range []string{"*", "*/*"} {
-			if dir == "/" && pattern == "*/*" {
-				continue // other programs, this test included, work in /tmp
-			}
-			files, _ := filepath.Glob(filepath.Join(dir, pattern))
-			for _, f := range files {
-				if name, _ := filepath.Rel(dir, f); ours.MatchString(name) {
-					seen["file"] = append(seen["file"], f)
-				}
-			}
+	for _, name := range append(slices.Clone(written), "fs/inotify/max_user_instances", "fs/inotify/max_user_watches") {
+		if text, err := os.ReadFile(settingFile(name)); err == nil {
+			seen[ofLast] = append(seen[ofLast], name+" "+strings.TrimSpace(string(text)))
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -150,10 +190,14 @@ func lookAround(t *testing.T) map[string][]string {
 			seen["mount"] = append(seen["mount"], at)
 		}
 	}
-	links, _ := filepath.Glob("/sys/class/net/*")
-	cgroups, _ := filepath.Glob("/sys/fs/cgroup/*/rowan-cluster-*")
-	cgroups2, _ := filepath.Glob("/sys/fs/cgroup/rowan-cluster-*")
-	seen["link"], seen["cgroup"] = links, append(cgroups, cgroups2...)
+	for _, pattern := range []string{"/sys/class/net/*", "/sys/fs/cgroup/*/rowan-cluster-*", "/sys/fs/cgroup/rowan-cluster-*", machineFile} {
+		found, _ := filepath.Glob(pattern)
+		kind := "link or cgroup"
+		if pattern == machineFile {
+			kind = ofLast
+		}
+		seen[kind] = append(seen[kind], found...)
+	}
 	for kind, args := range map[string][]string{"route": {"ip", "route"}, "firewall": {"iptables-save"}} {
 		out, err := exec.CommandContext(context.Background(), args[0], args[1:]...).CombinedOutput()
 		if err != nil {
@@ -165,8 +209,20 @@ func lookAround(t *testing.T) map[string][]string {
 			}
 		}
 	}
-	for _, l := range loops() {
-		seen["loop device"] = append(seen["loop device"], l.name+" "+l.file)
-	}
 	return seen
+}
+
+// filesOfOurs are files and folders, of the machine's that nodes see, too, that a cluster's programs could have made.
+func filesOfOurs() (found []string) {
+	for _, dir := range []string{"/etc", "/opt", "/run", "/srv", "/mnt", "/usr/lib", "/usr/libexec", "/var/lib", "/var/log", "/var/cache"} {
+		for _, pattern := range []string{"*", "*/*"} {
+			files, _ := filepath.Glob(filepath.Join(dir, pattern))
+			for _, f := range files {
+				if name, _ := filepath.Rel(dir, f); ours.MatchString(name) && f != machineFile {
+					found = append(found, f)
+				}
+			}
+		}
+	}
+	return found
 }

@@ -169,12 +169,19 @@ func (c *Cluster) daemon(ctx context.Context, number int, args ...string) error 
 func (c *Cluster) await(ctx context.Context, number int, program, what string, ask func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
+	missed := 0
 	err := until(ctx, what, func() error {
 		err := ask()
 		if err == nil {
 			return nil
 		}
-		if runs, lerr := c.mentioned(number, c.cache.Program(program)); lerr == nil && !runs {
+		runs, lerr := c.mentioned(number, c.cache.Program(program))
+		if lerr != nil || runs {
+			missed = 0
+			return err
+		}
+		// While a program is exchanged for another, its process shows no arguments; so one look is not enough.
+		if missed++; missed > 20 {
 			return finalError{fmt.Errorf("%s has ended: %w", program, err)}
 		}
 		return err
@@ -187,4 +194,4 @@ func (c *Cluster) await(ctx context.Context, number int, program, what string, a
 }
 
 // startTime is how long a program may take until it answers, on a busy machine.
-const startTime = 2 * time.Minute
+const startTime = 5 * time.Minute
