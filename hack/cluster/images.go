@@ -103,3 +103,18 @@ func (t *tool) load() *cobra.Command {
 		},
 	}
 }
+
+func (t *tool) logs() *cobra.Command {
+	return &cobra.Command{
+		Use:   "logs FOLDER",
+		Short: "Copy all logs, events and objects into a folder",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := kube.Open(t.dir)
+			if err != nil {
+				return err
+			}
+			return c.Collect(cmd.Context(), args[0])
+		},
+	}
+}

@@ -54,7 +54,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().StringVar(&t.dir, "dir", defaultDir(), "the cluster's folder; ROWAN_CLUSTER sets another default")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(t.build(), t.up(), t.down(), t.status(), t.client("kubectl", (*kube.Cluster).Kubectl), t.client("helm", (*kube.Cluster).Helm),
-		t.node(), t.image(), t.rowan(), t.load())
+		t.node(), t.image(), t.rowan(), t.load(), t.logs())
 	for name, do := range nodeActions {
 		root.AddCommand(t.action(name, do))
 	}

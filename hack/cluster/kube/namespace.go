@@ -169,7 +169,7 @@ func (c *Cluster) daemon(ctx context.Context, number int, args ...string) error 
 func (c *Cluster) await(ctx context.Context, number int, program, what string, ask func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	missed := 0
+	var missing time.Time
 	err := until(ctx, what, func() error {
 		err := ask()
 		if err == nil {
@@ -177,11 +177,14 @@ func (c *Cluster) await(ctx context.Context, number int, program, what string, a
 		}
 		runs, lerr := c.mentioned(number, c.cache.Program(program))
 		if lerr != nil || runs {
-			missed = 0
+			missing = time.Time{}
 			return err
 		}
 		// While a program is exchanged for another, its process shows no arguments; so one look is not enough.
-		if missed++; missed > 20 {
+		if missing.IsZero() {
+			missing = time.Now()
+		}
+		if time.Since(missing) > 3*time.Second {
 			return finalError{fmt.Errorf("%s has ended: %w", program, err)}
 		}
 		return err
