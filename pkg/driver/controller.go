@@ -15,12 +15,15 @@ import (
 type Controller struct {
 	csi.UnimplementedControllerServer
 	volumes volume.Controller
+	pool    PoolParam
 }
 
 var _ csi.ControllerServer = (*Controller)(nil)
 
-// NewController makes it. volumes is idempotent and serialized (volume.Open).
-func NewController(volumes volume.Controller) *Controller { return &Controller{volumes: volumes} }
+// NewController makes it. volumes is idempotent and serialized (volume.Open). pool is the parameter of a storage class that chooses a pool.
+func NewController(volumes volume.Controller, pool PoolParam) *Controller {
+	return &Controller{volumes: volumes, pool: pool}
+}
 
 // ControllerGetCapabilities lists what works.
 func (s *Controller) ControllerGetCapabilities(
@@ -54,7 +57,7 @@ func (s *Controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	if len(req.GetMutableParameters()) > 0 {
 		return nil, fmt.Errorf("%w: mutable parameters (a VolumeAttributesClass) are not supported", volume.ErrInvalid)
 	}
-	params, classFS, err := parseParameters(req.GetParameters())
+	params, classFS, err := s.parseParameters(req.GetParameters())
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +108,7 @@ func (s *Controller) ValidateVolumeCapabilities(
 	if _, err := fileSystem(req.GetVolumeCapabilities(), v.FSType); err != nil {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
 	}
-	if _, _, err := parseParameters(req.GetParameters()); err != nil {
+	if _, _, err := s.parseParameters(req.GetParameters()); err != nil {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
@@ -173,7 +176,7 @@ func (s *Controller) ControllerExpandVolume(
 
 // GetCapacity answers what CreateVolume would admit.
 func (s *Controller) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	params, fsType, err := parseParameters(req.GetParameters())
+	params, fsType, err := s.parseParameters(req.GetParameters())
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/driver"
 	"github.com/rowan-csi/rowan/pkg/volume"
+	"github.com/rowan-csi/rowan/pkg/volume/memory"
 )
 
 const noVolume, noSnapshot = "vol-0000000000000000000000000000000000000000", "snap-0000000000000000000000000000000000000000"
@@ -415,5 +416,24 @@ func TestConcurrent(t *testing.T) {
 	l, err := h.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
 	if err != nil || len(l.GetEntries()) != 4 {
 		t.Errorf("%v, %v", l, err)
+	}
+}
+
+// TestPoolParameter: what chooses a pool is called as the pools are chosen, and nothing else.
+func TestPoolParameter(t *testing.T) {
+	volumes := volume.OpenController(memory.New(memory.Config{Node: node, Pool: "fast"}))
+	for _, c := range []struct {
+		param driver.PoolParam
+		key   string
+		fails bool
+	}{
+		{driver.ParamPool, "pool", false}, {driver.ParamPool, "poolSet", true}, {driver.ParamPoolSet, "poolSet", false}, {driver.ParamPoolSet, "pool", true},
+	} {
+		r := createReq(string(c.param)+c.key, gi)
+		r.Parameters = map[string]string{c.key: "fast"}
+		_, err := driver.NewController(volumes, c.param).CreateVolume(t.Context(), r)
+		if c.fails && (!errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "there are "+string(c.param)+",")) || !c.fails && err != nil {
+			t.Errorf("%s as %s: %v", c.param, c.key, err)
+		}
 	}
 }

@@ -60,7 +60,7 @@ func serve(t *testing.T, service volume.Service, machine driver.Mounter) string 
 	service = volume.Open(service)
 	server := driver.NewServer(ktesting.NewLogger(t, ktesting.NewConfig()), driver.Services{
 		Identity:   driver.NewIdentity("1.2.3", true, service.Health),
-		Controller: driver.NewController(service),
+		Controller: driver.NewController(service, driver.ParamPool),
 		Node:       driver.NewNode(service, machine, 0),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -21,7 +21,6 @@ const (
 // The keys of a storage class' parameters. Those of kubernetesPrefix are the side-cars' and say who asked; of these, only fsType means something
 // here.
 const (
-	paramPool        = "pool"
 	paramMode        = "mode"
 	paramTidy        = "tidy"
 	paramProvision   = "provisioning"
@@ -29,12 +28,22 @@ const (
 	paramFSType      = kubernetesPrefix + "fstype"
 )
 
+// PoolParam is the parameter of a storage class that chooses where its volumes go. Its value is volume.Parameters.Pool.
+type PoolParam string
+
+const (
+	// ParamPool names a pool: of the one node that there is.
+	ParamPool PoolParam = "pool"
+	// ParamPoolSet names a PoolSet, which has one pool on each of its nodes.
+	ParamPoolSet PoolParam = "poolSet"
+)
+
 // parseParameters reads a storage class' parameters.
-func parseParameters(params map[string]string) (p volume.Parameters, fsType string, err error) {
+func (s *Controller) parseParameters(params map[string]string) (p volume.Parameters, fsType string, err error) {
 	for _, key := range slices.Sorted(maps.Keys(params)) {
 		value := params[key]
 		switch {
-		case key == paramPool:
+		case key == string(s.pool):
 			p.Pool = value
 		case key == paramMode:
 			p.Mode = volume.Mode(value)
@@ -56,7 +65,7 @@ func parseParameters(params map[string]string) (p volume.Parameters, fsType stri
 			fsType = value
 		case strings.HasPrefix(key, kubernetesPrefix):
 		default:
-			return p, "", fmt.Errorf("%w: unknown parameter %q: there are %s, %s, %s, %s and %s", volume.ErrInvalid, key, paramPool, paramMode, paramTidy,
+			return p, "", fmt.Errorf("%w: unknown parameter %q: there are %s, %s, %s, %s and %s", volume.ErrInvalid, key, s.pool, paramMode, paramTidy,
 				paramProvision, paramFSType)
 		}
 	}

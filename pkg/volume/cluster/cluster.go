@@ -44,7 +44,6 @@ type Config struct {
 	Client         client.Client // writes, and reads live
 	Cache          Cache
 	DefaultPoolSet string // of volumes whose storage class names none
-	Namespace      string // where the agents' leases are
 	// Now is the clock that leases are judged by; default time.Now.
 	Now func() time.Time
 }

@@ -40,7 +40,7 @@ func (f *fixture) controller(now func() time.Time) *cluster.Service {
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	f.t.Cleanup(cancel)
-	s, err := cluster.New(ctx, cluster.Config{Client: f.api, Cache: f.cache, DefaultPoolSet: volumetest.Pool, Namespace: namespace, Now: now})
+	s, err := cluster.New(ctx, cluster.Config{Client: f.api, Cache: f.cache, DefaultPoolSet: volumetest.Pool, Now: now})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -51,6 +51,3 @@ func (s state) refused(condition string) *metav1.Condition {
 func (s state) gone() bool {
 	return s.is(v1alpha1.Deleted) || s.absent && s.is(v1alpha1.NodeLost)
 }
-
-// there says whether it was made, and is neither gone nor going.
-func (s state) there() bool { return s.is(v1alpha1.Created) && !s.absent && !s.gone() }

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"testing"
+)
+
+func TestModes(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "choose one of"},
+		{[]string{"--controller", "--standalone"}, "a process runs one of them"},
+		{[]string{"--standalone", "--pool="}, "--pool is empty"},
+		{[]string{"--standalone", "--node-name="}, "--node-name is empty"},
+		{[]string{"--standalone", "--overcommit=0"}, "--overcommit 0"},
+		{[]string{"--standalone", "--max-volumes-per-node=-1"}, "--max-volumes-per-node -1"},
+		{[]string{"--controller", "--default-pool-set="}, "--default-pool-set is empty"},
+		{[]string{"--controller", "--kubeconfig=/nonexistent"}, "reach the Kubernetes API"},
+	} {
+		cmd := command()
+		cmd.SetArgs(c.args)
+		if err := cmd.ExecuteContext(context.Background()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, want %q", c.args, err, c.want)
+		}
+	}
+}
