@@ -1,0 +1,68 @@
+package framework
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// victims are what a flow may lose: a command line that names the process on a node. The keeper is not among them: it is what makes the others' deaths
+// harmless, and its own is what DESIGN says needs a reboot of the pods.
+var victims = []string{"rowan-engine", "rowan-driver --node", "rowan-driver --controller", "rowan-controller", "csi-provisioner", "csi-snapshotter"}
+
+// kill is a flow's: which process ends, on every node that has it, at which of the flow's steps.
+type kill struct {
+	victim string
+	at     int
+	count  int
+}
+
+// mostSteps is how many steps a kill is drawn from: most flows have about so many.
+const mostSteps = 8
+
+// drawKill draws a test's kill from the run's seed and the test's name, so that a test run alone has the same.
+func (c *Cluster) drawKill(t testing.TB) *kill {
+	if c.NodeExec == "" {
+		return nil
+	}
+	h := fnv.New64a()
+	h.Write([]byte(t.Name()))
+	r := rand.New(rand.NewPCG(c.Seed, h.Sum64()))
+	k := &kill{victim: victims[r.IntN(len(victims))], at: r.IntN(mostSteps)}
+	t.Logf("seed %d: kills %s at step %d", c.Seed, k.victim, k.at)
+	return k
+}
+
+// step counts the flow's steps, right after something was asked for and before it is there, and kills at the drawn one.
+func (f *Flow) step() {
+	f.Helper()
+	if f.kill == nil {
+		return
+	}
+	k := f.kill
+	if k.count++; k.count-1 != k.at {
+		return
+	}
+	must(f, f.Kill(k.victim))
+}
+
+// Kill ends a process, on every node that has it, at once.
+func (f *Flow) Kill(victim string) error {
+	var nodes corev1.NodeList
+	if err := f.List(f.Context(), &nodes); err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		// pkill's exit code 1: there is none on this node. [r] keeps the shell's own command line from matching.
+		pattern := "[" + victim[:1] + "]" + victim[1:]
+		out, err := f.OnNode(f.Context(), n.Name, "sh", "-c", fmt.Sprintf("pkill -KILL -f '^[^ ]*%s' || [ $? = 1 ]", pattern))
+		if err != nil {
+			return fmt.Errorf("kill %s: %w: %s", victim, err, out)
+		}
+	}
+	f.Logf("killed %s", victim)
+	return nil
+}
