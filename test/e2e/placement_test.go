@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,35 +46,24 @@ func snapshotted(f *framework.Flow) (node, hash string) {
 func TestRestoredAndNewInOnePod(t *testing.T) {
 	f := flow(t)
 	node, want := snapshotted(f)
-	const rounds, abreast = 50, 10
-	turns := make(chan int)
-	var wg sync.WaitGroup
-	for range abreast {
-		wg.Go(func() {
-			for i := range turns {
-				restored, fresh, name := fmt.Sprintf("restored-%d", i), fmt.Sprintf("new-%d", i), fmt.Sprintf("pod-%d", i)
-				a, b := f.Claim(framework.Claim{Name: fresh}), f.Claim(framework.Claim{Name: restored, Snapshot: "s"})
-				p := f.Pod(framework.Pod{Name: name, Claims: []string{fresh, restored}})
-				if p.Spec.NodeName != node {
-					t.Errorf("pod %s runs on node %s, the snapshot is on %s", name, p.Spec.NodeName, node)
-				}
-				if got := f.HashFiles(p, "/data/"+restored+"/kept"); got != want {
-					t.Errorf("pod %s has files of hash %s, want %s", name, got, want)
-				}
-				f.Remove(p)
-				f.Remove(a)
-				f.Remove(b)
+	for i := range 50 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			f := f.In(t)
+			restored, fresh := fmt.Sprintf("restored-%d", i), fmt.Sprintf("new-%d", i)
+			a, b := f.Claim(framework.Claim{Name: fresh}), f.Claim(framework.Claim{Name: restored, Snapshot: "s"})
+			p := f.Pod(framework.Pod{Name: fmt.Sprintf("pod-%d", i), Claims: []string{fresh, restored}})
+			if p.Spec.NodeName != node {
+				t.Errorf("the pod runs on node %s, the snapshot is on %s", p.Spec.NodeName, node)
 			}
+			if got := f.HashFiles(p, "/data/"+restored+"/kept"); got != want {
+				t.Errorf("files of hash %s, want %s", got, want)
+			}
+			f.Remove(p)
+			f.Remove(a)
+			f.Remove(b)
 		})
 	}
-	for i := range rounds {
-		select {
-		case turns <- i:
-		case <-t.Context().Done():
-		}
-	}
-	close(turns)
-	wg.Wait()
 }
 
 // The scheduler drew another node for the restore's pod: the volume is made where its snapshot is, and the pod follows.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +18,7 @@ var victims = []string{"rowan-engine", "rowan-driver --node", "rowan-driver --co
 type kill struct {
 	victim string
 	at     int
-	count  int
+	count  atomic.Int32
 }
 
 // mostSteps is how many steps a kill is drawn from: most flows have about so many.
@@ -31,7 +32,7 @@ func (c *Cluster) drawKill(t testing.TB) *kill {
 	h := fnv.New64a()
 	h.Write([]byte(t.Name()))
 	r := rand.New(rand.NewPCG(c.Seed, h.Sum64()))
-	k := &kill{victim: victims[r.IntN(len(victims))], at: r.IntN(mostSteps)}
+	k := &kill{victim: victims[r.IntN(len(victims))], at: 1 + r.IntN(mostSteps)}
 	t.Logf("seed %d: kills %s at step %d", c.Seed, k.victim, k.at)
 	return k
 }
@@ -42,11 +43,9 @@ func (f *Flow) step() {
 	if f.kill == nil {
 		return
 	}
-	k := f.kill
-	if k.count++; k.count-1 != k.at {
-		return
+	if int(f.kill.count.Add(1)) == f.kill.at {
+		must(f, f.Kill(f.kill.victim))
 	}
-	must(f, f.Kill(k.victim))
 }
 
 // Kill ends a process, on every node that has it, at once.

@@ -44,6 +44,13 @@ func (c *Cluster) Flow(t testing.TB) *Flow {
 	return f
 }
 
+// In is the flow as a part of its test sees it; the part's kill is the flow's.
+func (f *Flow) In(t testing.TB) *Flow {
+	part := *f
+	part.TB = t
+	return &part
+}
+
 // remove removes the namespace. The test's own context has ended by then.
 func (f *Flow) remove(ns *corev1.Namespace) {
 	ctx, cancel := context.WithTimeout(context.Background(), Wait)
