@@ -6,9 +6,11 @@ import (
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // The names that the chart gives its classes.
@@ -120,4 +122,27 @@ func or[T comparable](v, fallback T) T {
 		return fallback
 	}
 	return v
+}
+
+// RemoveSnapshot deletes a VolumeSnapshot and waits until it is gone.
+func (f *Flow) RemoveSnapshot(name string) {
+	f.Helper()
+	s := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace}}
+	must(f, f.Get(f.Context(), Key(s), s))
+	f.Remove(s)
+}
+
+// Empty waits until there is no object of a kind in the whole cluster.
+func (f *Flow) Empty(what string, list client.ObjectList) {
+	f.Helper()
+	must(f, f.List(f.Context(), list))
+	objects, err := meta.ExtractList(list)
+	must(f, err)
+	for _, o := range objects {
+		Gone(f, f.Cluster, o.(client.Object))
+	}
+	must(f, f.List(f.Context(), list))
+	if n := meta.LenList(list); n > 0 {
+		f.Errorf("%d objects of kind %s are left", n, what)
+	}
 }
