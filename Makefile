@@ -150,7 +150,7 @@ e2e: ## Bring a cluster up, install the chart, run the flows of test/e2e, take i
 .PHONY: e2e-scale
 e2e-scale: ## Times and sizes on a cluster of its own: snapshots, restores, 200 claims with 5 snapshots each; fails above the bars (as root)
 	@hack/setup.sh cluster
-	$(GO) run ./hack/e2e -artifacts .cache/e2e-scale -- $(GO) test -count=1 -v -timeout 50m -run TestScale ./test/e2e \
+	$(GO) run ./hack/e2e -artifacts .cache/e2e-scale -- $(GO) test -count=1 -v -timeout 50m -parallel 30 -run TestScale ./test/e2e \
 		-args -scale -kubeconfig {kubeconfig} -node-exec '{node-exec}' -artifacts {artifacts}
 
 .PHONY: clean

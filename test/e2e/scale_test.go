@@ -139,25 +139,15 @@ func TestScaleRestore(t *testing.T) {
 // 200 claims with 5 snapshots each, half of them raw, 30 attached at a time: made, restored and deleted, nothing left behind.
 func TestScaleMany(t *testing.T) {
 	f := scaleFlow(t)
-	const claims, snapshots, abreast = 200, 5, 30
 	begun := time.Now()
-	work := make(chan int)
-	var wg sync.WaitGroup
-	for range abreast {
-		wg.Go(func() {
-			for i := range work {
-				one(f, i, snapshots)
-			}
-		})
-	}
-	for i := range claims {
-		select {
-		case work <- i:
-		case <-t.Context().Done():
+	t.Run("claim", func(t *testing.T) {
+		for i := range 200 {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				one(f.In(t), i, 5)
+			})
 		}
-	}
-	close(work)
-	wg.Wait()
+	})
 	figure(t, "claims-200-with-5-snapshots-each", time.Since(begun).Minutes(), 20, "min")
 	for what, list := range map[string]client.ObjectList{"LocalVolume": &rowanv1alpha1.LocalVolumeList{}, "LocalSnapshot": &rowanv1alpha1.LocalSnapshotList{}} {
 		f.Empty(what, list)
