@@ -97,7 +97,7 @@ func (r *run) do(ctx context.Context) (err error) {
 	if err := r.cluster(ctx, "up", fmt.Sprint("--nodes=", r.nodes), "--image", image); err != nil {
 		return err
 	}
-	r.kubeconfig = filepath.Join(r.dir, "kubeconfig")
+	r.kubeconfig = filepath.Join(r.dir, "admin.conf")
 	if err := r.install(ctx); err != nil {
 		return errors.Join(err, r.collect(ctx))
 	}
