@@ -145,7 +145,7 @@ E2E_P       ?= 8
 e2e: ## Bring a cluster up, install the chart, run the flows of test/e2e, take it down (as root); SEED=n repeats a run's kills, RUN=regexp chooses flows
 	@hack/setup.sh cluster
 	$(GO) run ./hack/e2e -artifacts .cache/e2e -- $(GO) test -count=1 -v -timeout 40m -parallel $(E2E_P) $(if $(RUN),-run '$(RUN)') ./test/e2e \
-		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}' -artifacts {artifacts} $(if $(SEED),-seed $(SEED))
+		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}' -machine '{machine}' -artifacts {artifacts} $(if $(SEED),-seed $(SEED))
 
 .PHONY: e2e-scale
 e2e-scale: ## Times and sizes on a cluster of its own: snapshots, restores, 200 claims with 5 snapshots each; fails above the bars (as root)

@@ -16,6 +16,7 @@ var options framework.Options
 func TestMain(m *testing.M) {
 	flag.StringVar(&options.Kubeconfig, "kubeconfig", "", "the cluster")
 	flag.StringVar(&options.NodeExec, "node-exec", "", "a command that runs what follows inside the node {node}; without it nothing is killed")
+	flag.StringVar(&options.Machine, "machine", "", "a command that does {command} to a node: 'cluster {command} --dir DIR'; without it no node is disturbed")
 	flag.StringVar(&options.Namespace, "rowan-namespace", "rowan-system", "where Rowan is installed")
 	flag.StringVar(&options.Image, "image", "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "an image with a shell, on every node")
 	flag.StringVar(&options.Artifacts, "artifacts", "", "the folder for what is left of failed tests")

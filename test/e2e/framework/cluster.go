@@ -23,6 +23,9 @@ type Options struct {
 	Kubeconfig string
 	// NodeExec is a command that runs what follows inside a node; {node} stands for its name: "docker exec {node}". Empty: nothing is killed.
 	NodeExec string
+	// Machine is a command that does something to the cluster's machines; {command} stands for what, arguments follow: "cluster {command} --dir DIR".
+	// Empty: what disturbs nodes is skipped.
+	Machine string
 	// Namespace is where Rowan is installed.
 	Namespace string
 	// Image has a shell, dd and sha256sum, and is on every node.

@@ -1,13 +1,17 @@
 package framework
 
 import (
+	"context"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"os/exec"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // victims are what a flow may lose: a command line that names the process on a node. The keeper is not among them: it is what makes the others' deaths
@@ -68,3 +72,56 @@ func (f *Flow) Kill(victim string) error {
 
 // Spare takes the flow's kill away: what is measured is not to be disturbed.
 func (f *Flow) Spare() { f.kill = nil }
+
+// OnMachine does something to the cluster's machines, as hack/cluster's commands do: "stop-node", "node-1".
+func (f *Flow) OnMachine(words ...string) {
+	f.Helper()
+	out, err := f.TryOnMachine(words...)
+	if err != nil {
+		f.Fatalf("%v: %s", err, out)
+	}
+}
+
+// TryOnMachine is OnMachine with what was printed.
+func (f *Flow) TryOnMachine(words ...string) (string, error) {
+	var args []string
+	for _, word := range strings.Fields(f.Machine) {
+		if word == "{command}" {
+			word = words[0]
+		}
+		args = append(args, word)
+	}
+	args = append(args, words[1:]...)
+	out, err := exec.CommandContext(f.Context(), args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("%s: %w", strings.Join(words, " "), err)
+	}
+	return string(out), nil
+}
+
+// OurPodsReady waits until Rowan has as many pods as before, all of them ready.
+func (f *Flow) OurPodsReady(count int) {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.Context(), Wait)
+	defer cancel()
+	in := client.InNamespace(f.Options.Namespace)
+	w, err := f.Watch(ctx, &corev1.PodList{}, in)
+	must(f, err)
+	defer w.Stop()
+	for {
+		var pods corev1.PodList
+		must(f, f.List(f.Context(), &pods, in))
+		ready := 0
+		for _, p := range pods.Items {
+			if p.DeletionTimestamp.IsZero() && podReady(&p) {
+				ready++
+			}
+		}
+		if ready >= count {
+			return
+		}
+		if _, open := <-w.ResultChan(); !open {
+			f.Fatalf("%d of %d pods of ours are ready after %v", ready, count, Wait)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package framework
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -83,12 +84,16 @@ func (f *Flow) Pod(q Pod) *corev1.Pod {
 func (f *Flow) Running(p *corev1.Pod) *corev1.Pod {
 	f.Helper()
 	return Until(f, f.Cluster, p, Wait, func(p *corev1.Pod) error {
-		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-				return nil
-			}
+		if podReady(p) {
+			return nil
 		}
 		return fmt.Errorf("phase %s: %s", p.Status.Phase, podWhy(p))
+	})
+}
+
+func podReady(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
 }
 
