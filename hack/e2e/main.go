@@ -113,7 +113,7 @@ func (r *run) do(ctx context.Context) (err error) {
 func (r *run) install(ctx context.Context) error {
 	r.say("installs the chart")
 	args := []string{"helm", "--dir", r.dir, "upgrade", "--install", r.release, "charts/rowan", "--namespace", r.namespace, "--create-namespace",
-		"--set", "image.repository=rowan-csi/rowan", "--set", "image.tag=dev", "--set", "image.pullPolicy=Never", "--wait", "--timeout", "5m"}
+		"--set", "image.registry=", "--set", "image.repository=rowan-csi/rowan", "--set", "image.tag=dev", "--set", "image.pullPolicy=Never", "--wait", "--timeout", "5m"}
 	if r.values != "" {
 		args = append(args, "--values", r.values)
 	}
