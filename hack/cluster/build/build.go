@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,22 +21,35 @@ import (
 )
 
 // Cache is the folder that Build fills.
-type Cache struct{ Dir string }
-
-// Locate is the cache for the versions of this source, below the user's cache folder (its value is os.UserCacheDir's).
-func Locate(userCache string) Cache {
-	return Cache{Dir: filepath.Join(userCache, "rowan", "cluster", key())}
+type Cache struct {
+	Dir     string
+	version string // of Kubernetes; "" for a cache that is complete
 }
 
+// release is a version of Kubernetes that Rowan supports, and newer ones.
+var release = regexp.MustCompile(`^v1\.(3[2-9]|[4-9][0-9])\.[0-9]+$`)
+
+// Locate is the cache for a version of Kubernetes and the versions that this source names of the rest, below the user's cache folder (os.UserCacheDir).
+func Locate(userCache, kubernetes string) (Cache, error) {
+	if !release.MatchString(kubernetes) {
+		return Cache{}, fmt.Errorf("%q is no version of Kubernetes from v1.32.0 on: write it as %s", kubernetes, Kubernetes)
+	}
+	c := Cache{version: kubernetes}
+	c.Dir = filepath.Join(userCache, "rowan", "cluster", c.key())
+	return c, nil
+}
+
+func (c Cache) units() []unit { return append([]unit{kubernetes(c.version)}, others...) }
+
 // key names the versions. Sources of our own count by their text.
-func key() string {
+func (c Cache) key() string {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "go %s %s\n", runtime.Version(), runtime.GOARCH)
-	for _, u := range units {
+	for _, u := range c.units() {
 		fmt.Fprintf(sum, "%+v\n", u)
 	}
 	fmt.Fprintf(sum, "%s\n%+v\n", snapshotAPI, imageNames())
-	return Kubernetes + "-" + hex.EncodeToString(sum.Sum(nil))[:12]
+	return c.version + "-" + hex.EncodeToString(sum.Sum(nil))[:12]
 }
 
 // Bin is the folder of the programs.
@@ -49,7 +63,7 @@ func (c Cache) Manifests() string { return filepath.Join(c.Dir, "snapshot-crds")
 
 // Missing names what Build would still have to make.
 func (c Cache) Missing() (missing []string) {
-	for _, u := range units {
+	for _, u := range c.units() {
 		for _, p := range u.programs() {
 			if _, err := os.Stat(c.Program(p.name)); err != nil {
 				missing = append(missing, p.name)
@@ -77,7 +91,7 @@ func (c Cache) Build(ctx context.Context, log io.Writer) error {
 		return err
 	}
 	defer unlock()
-	for _, u := range units {
+	for _, u := range c.units() {
 		if err := c.buildUnit(ctx, log, u); err != nil {
 			return fmt.Errorf("build %s: %w", u.name, err)
 		}
@@ -208,7 +222,7 @@ func (u unit) replaces(ctx context.Context) (string, error) {
 		case strings.Contains(r.Old.Path, "/sample-"):
 			continue
 		case strings.HasPrefix(r.New.Path, "./staging/"):
-			r.New = module{r.Old.Path, staging}
+			r.New = module{r.Old.Path, "v0." + strings.TrimPrefix(u.version, "v1.")}
 		case strings.HasPrefix(r.New.Path, "."):
 			continue
 		}
