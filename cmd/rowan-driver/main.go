@@ -1,5 +1,6 @@
-// Command rowan-driver is Rowan's CSI plugin. With --controller it serves the CSI controller service of a Kubernetes cluster, by custom resources that
-// the nodes carry out. With --standalone it serves all CSI services of one node straight on that node's engine, without Kubernetes: for demonstrations,
+// Command rowan-driver is Rowan's CSI plugin. With --node it serves the CSI node service and carries out the custom resources of its node. With --controller
+// it serves the CSI controller service of a Kubernetes cluster, by those custom resources.
+// With --standalone it serves all CSI services of one node straight on that node's engine, without Kubernetes: for demonstrations,
 // tests and other orchestrators.
 package main
 
