@@ -88,6 +88,12 @@ model-test: ## Compare the engine with the reference model over 2000 (SEEDS=n) r
 	@hack/setup.sh test
 	$(GO) test -count=1 -v -timeout 12h -run 'TestModel' ./pkg/engine -args -rapid.checks $(SEEDS) $(if $(SEED),-rapid.seed $(SEED))
 
+.PHONY: policy-test
+policy-test: HISTORIES ?= 100000
+policy-test: ## Hold the retention planner's 13 invariants over 100000 (HISTORIES=n) random histories each; SEED=n goes on from a run's seed
+	@hack/setup.sh test
+	$(GO) test -count=1 -v -timeout 12h -run 'TestInvariant' ./pkg/retention -args -rapid.checks $(HISTORIES) $(if $(SEED),-rapid.seed $(SEED))
+
 .PHONY: io-error-test
 io-error-test: ## Fail every call site of the engine's files with every error, at several of its calls
 	@hack/setup.sh test
