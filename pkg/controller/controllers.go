@@ -20,7 +20,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/controller/finalizer"
 	"github.com/rowan-csi/rowan/pkg/controller/kit"
+	"github.com/rowan-csi/rowan/pkg/controller/lostnode"
+	"github.com/rowan-csi/rowan/pkg/controller/poolmove"
 	"github.com/rowan-csi/rowan/pkg/controller/poolset"
 	"github.com/rowan-csi/rowan/pkg/controller/selectednode"
 )
@@ -32,10 +35,17 @@ type Controller interface {
 
 // All controllers, in no order that matters.
 func All(k *kit.Kit) []Controller {
-	return []Controller{
+	agents := kit.NewAgents(k)
+	all := []Controller{
 		poolset.New(k),
+		poolmove.New(k, agents),
+		lostnode.New(k, agents),
 		selectednode.New(k),
 	}
+	for _, kind := range kit.Kinds {
+		all = append(all, finalizer.New(k, kind))
+	}
+	return all
 }
 
 // Register all controllers, and the indexes that they read by, with a manager.
