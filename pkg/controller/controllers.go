@@ -26,6 +26,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/controller/poolmove"
 	"github.com/rowan-csi/rowan/pkg/controller/poolset"
 	"github.com/rowan-csi/rowan/pkg/controller/selectednode"
+	"github.com/rowan-csi/rowan/pkg/controller/storageprofile"
 )
 
 // Controller is one of them.
@@ -41,6 +42,7 @@ func All(k *kit.Kit) []Controller {
 		poolmove.New(k, agents),
 		lostnode.New(k, agents),
 		selectednode.New(k),
+		storageprofile.New(k),
 	}
 	for _, kind := range kit.Kinds {
 		all = append(all, finalizer.New(k, kind))
