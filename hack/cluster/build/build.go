@@ -61,6 +61,9 @@ func (c Cache) Program(name string) string { return filepath.Join(c.Bin(), name)
 // Manifests is the folder of the snapshot API's custom resource definitions.
 func (c Cache) Manifests() string { return filepath.Join(c.Dir, "snapshot-crds") }
 
+// Store is the folder of a containerd that has all images; package kube makes it, because that takes root.
+func (c Cache) Store() string { return filepath.Join(c.Dir, "containerd") }
+
 // Missing names what Build would still have to make.
 func (c Cache) Missing() (missing []string) {
 	for _, u := range c.units() {
@@ -86,7 +89,7 @@ func (c Cache) Build(ctx context.Context, log io.Writer) error {
 	if err := os.MkdirAll(c.Bin(), 0o755); err != nil {
 		return fmt.Errorf("make the cache: %w", err)
 	}
-	unlock, err := c.lock(ctx, log)
+	unlock, err := c.Lock(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -102,8 +105,8 @@ func (c Cache) Build(ctx context.Context, log io.Writer) error {
 	return c.buildImages(ctx, log)
 }
 
-// lock keeps out others who build in the same folder. The kernel gives it back when the process ends, however it ends.
-func (c Cache) lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
+// Lock keeps out others who change the same folder. The kernel gives it back when the process ends, however it ends.
+func (c Cache) Lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(c.Dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("lock the cache: %w", err)
@@ -119,7 +122,7 @@ func (c Cache) lock(ctx context.Context, log io.Writer) (unlock func(), err erro
 			return nil, errors.Join(fmt.Errorf("lock the cache: %w", err), f.Close())
 		}
 		if !told {
-			fmt.Fprintf(log, "another process builds in %s; waiting for it\n", c.Dir)
+			fmt.Fprintf(log, "another process works in %s; waiting for it\n", c.Dir)
 			told = true
 		}
 		select {
