@@ -83,6 +83,7 @@ func command() *cobra.Command {
 	for _, flagName := range []string{"v", "vmodule"} {
 		f.AddGoFlag(logFlags.Lookup(flagName))
 	}
+	cmd.AddCommand(applyCommand(), checkUninstallCommand())
 	return cmd
 }
 
