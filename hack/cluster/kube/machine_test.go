@@ -16,10 +16,7 @@ import (
 	"github.com/rowan-csi/rowan/hack/cluster/build"
 )
 
-var (
-	wanted  = flag.Bool("cluster", false, "bring clusters up: takes minutes, about 2 GiB of memory and 10 GiB of disk")
-	version = flag.String("kubernetes", build.Kubernetes, "version of Kubernetes; built with `cluster build --kubernetes`")
-)
+var wanted = flag.Bool("cluster", false, "bring clusters up: takes minutes, about 2 GiB of memory and 10 GiB of disk")
 
 // needCluster skips a test where it cannot or shall not run.
 func needCluster(t *testing.T) (programs build.Cache) {
@@ -34,9 +31,7 @@ func needCluster(t *testing.T) (programs build.Cache) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if programs, err = build.Locate(cache, *version); err != nil {
-		t.Fatal(err)
-	}
+	programs = build.Locate(cache)
 	if missing := programs.Missing(); len(missing) > 0 {
 		t.Fatalf("not built: %v; run `go run ./hack/cluster build`", missing)
 	}
