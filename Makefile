@@ -89,6 +89,12 @@ model-test: ## Compare the engine with the reference model over 2000 (SEEDS=n) r
 	@hack/setup.sh test
 	$(GO) test -count=1 -v -timeout 12h -run 'TestModel' ./pkg/engine -args -rapid.checks $(SEEDS) $(if $(SEED),-rapid.seed $(SEED))
 
+.PHONY: policy-test
+policy-test: HISTORIES ?= 100000
+policy-test: ## Hold the retention planner's 13 invariants over 100000 (HISTORIES=n) random histories each; SEED=n goes on from a run's seed
+	@hack/setup.sh test
+	$(GO) test -count=1 -v -timeout 12h -run 'TestInvariant' ./pkg/retention -args -rapid.checks $(HISTORIES) $(if $(SEED),-rapid.seed $(SEED))
+
 .PHONY: io-error-test
 io-error-test: ## Fail every call site of the engine's files with every error, at several of its calls
 	@hack/setup.sh test
@@ -139,6 +145,20 @@ cluster-test: ## Bring clusters up and down, stop nodes, kill, and compare the m
 	@hack/setup.sh cluster
 	$(GO) run ./hack/cluster build
 	$(GO) test -count=1 -v -timeout $(TEST_TIMEOUT) ./hack/cluster/kube -args -cluster
+
+# How many flows run side by side. Most of a flow is waiting.
+E2E_P       ?= 8
+.PHONY: e2e-flows
+e2e-flows: ## Bring a cluster up, install the chart, run the flows of test/e2e, take it down (as root); SEED=n repeats a run's kills, RUN=regexp chooses flows
+	@hack/setup.sh cluster
+	$(GO) run ./hack/e2e -artifacts .cache/e2e -- $(GO) test -count=1 -v -timeout 40m -parallel $(E2E_P) $(if $(RUN),-run '$(RUN)') ./test/e2e \
+		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}' -machine '{machine}' -artifacts {artifacts} $(if $(SEED),-seed $(SEED))
+
+.PHONY: e2e-scale
+e2e-scale: ## Times and sizes on a cluster of its own: snapshots, restores, 200 claims with 5 snapshots each; fails above the bars (as root)
+	@hack/setup.sh cluster
+	$(GO) run ./hack/e2e -artifacts .cache/e2e-scale -- $(GO) test -count=1 -v -timeout 50m -parallel 30 -run TestScale ./test/e2e \
+		-args -scale -kubeconfig {kubeconfig} -node-exec '{node-exec}' -artifacts {artifacts}
 
 .PHONY: clean
 clean: ## Remove what the targets above made

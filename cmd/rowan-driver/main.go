@@ -1,5 +1,6 @@
-// Command rowan-driver is Rowan's CSI plugin. With --controller it serves the CSI controller service of a Kubernetes cluster, by custom resources that
-// the nodes carry out. With --standalone it serves all CSI services of one node straight on that node's engine, without Kubernetes: for demonstrations,
+// Command rowan-driver is Rowan's CSI plugin. With --node it serves the CSI node service and carries out the custom resources of its node. With --controller
+// it serves the CSI controller service of a Kubernetes cluster, by those custom resources.
+// With --standalone it serves all CSI services of one node straight on that node's engine, without Kubernetes: for demonstrations,
 // tests and other orchestrators.
 package main
 
@@ -45,9 +46,10 @@ func main() {
 
 func command() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rowan-driver --controller|--standalone [flags]",
+		Use:   "rowan-driver --node|--controller|--standalone [flags]",
 		Short: "The CSI plugin " + driver.Name,
 		Long: "rowan-driver serves CSI on a unix socket.\n" +
+			"With --node it serves the identity and node services of a Kubernetes node, and carries out that node's custom resources.\n" +
 			"With --controller it serves the identity and controller services of a Kubernetes cluster: what is asked for becomes custom resources.\n" +
 			"With --standalone it serves all services for the pools of the engine on this node alone, without Kubernetes.",
 		Version:       version,
@@ -58,8 +60,9 @@ func command() *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	var shared sharedOptions
-	controller, standalone := controllerOptions{shared: &shared}, standaloneOptions{shared: &shared}
+	node, controller, standalone := nodeOptions{shared: &shared}, controllerOptions{shared: &shared}, standaloneOptions{shared: &shared}
 	modes := []mode{
+		{"node", "serve the CSI node service of a Kubernetes node, and carry out its custom resources", node.run},
 		{"controller", "serve the CSI controller service of a Kubernetes cluster", controller.run},
 		{"standalone", "serve all CSI services straight on this node's engine", standalone.run},
 	}
@@ -68,6 +71,7 @@ func command() *cobra.Command {
 		f.BoolVar(&chosen[i], m.name, false, m.usage)
 	}
 	shared.flags(f)
+	node.flags(f)
 	controller.flags(f)
 	standalone.flags(f)
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)

@@ -17,6 +17,11 @@ func TestModes(t *testing.T) {
 		{[]string{"--standalone", "--node-name="}, "--node-name is empty"},
 		{[]string{"--standalone", "--overcommit=0"}, "--overcommit 0"},
 		{[]string{"--standalone", "--max-volumes-per-node=-1"}, "--max-volumes-per-node -1"},
+		{[]string{"--node", "--node-name="}, "--node-name is empty"},
+		{[]string{"--node", "--max-volumes-per-node=-1"}, "--max-volumes-per-node -1"},
+		{[]string{"--node", "--kubelet-dir=here"}, "--kubelet-dir"},
+		{[]string{"--node", "--poll-interval=1ms"}, "--poll-interval"},
+		{[]string{"--node", "--kubeconfig=/nonexistent"}, "reach the Kubernetes API"},
 		{[]string{"--controller", "--default-pool-set="}, "--default-pool-set is empty"},
 		{[]string{"--controller", "--kubeconfig=/nonexistent"}, "reach the Kubernetes API"},
 	} {

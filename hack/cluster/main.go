@@ -40,6 +40,7 @@ type tool struct {
 
 func command() *cobra.Command {
 	t := &tool{}
+	var version string
 	root := &cobra.Command{
 		Use:           "cluster",
 		Short:         "A real Kubernetes on this machine",
@@ -47,11 +48,14 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			dir, err := os.UserCacheDir()
-			t.cache = build.Locate(dir)
+			if err == nil {
+				t.cache, err = build.Locate(dir, version)
+			}
 			return err
 		},
 	}
 	root.PersistentFlags().StringVar(&t.dir, "dir", defaultDir(), "the cluster's folder; ROWAN_CLUSTER sets another default")
+	root.PersistentFlags().StringVar(&version, "kubernetes", build.Kubernetes, "version of Kubernetes, for build and up; v1.32.0 or newer")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(t.build(), t.up(), t.down(), t.status(), t.client("kubectl", (*kube.Cluster).Kubectl), t.client("helm", (*kube.Cluster).Helm),
 		t.node(), t.image(), t.rowan(), t.load(), t.logs())

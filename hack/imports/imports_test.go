@@ -43,6 +43,8 @@ var rules = []rule{
 	{under: "pkg/engine/format", only: join(tests, "pkg/block", "pkg/engine/format"), why: "format is bytes on disk"},
 	{under: "pkg/uring", only: join(tests, "golang.org/x/sys"), why: "uring speaks to the kernel; engine and attachers stand on it"},
 	{under: "pkg/volume", exact: true, only: join(tests, "pkg/block"), why: "volume is the domain: the standard library and block"},
+	{under: "pkg/retention", only: join(tests, "pkg/retention", "github.com/robfig/cron"),
+		why: "retention is a pure planner: plain types, the standard library and a cron parser"},
 
 	{under: "pkg/engine", never: join(kubernetes, prometheus, loggers),
 		why: "the engine takes an observer; it knows no Kubernetes, metrics or logger"},
@@ -140,6 +142,8 @@ func TestRules(t *testing.T) {
 		{"pkg/attach/ublk/ublk_test.go", module + "/pkg/engine/enginetest", true},
 		{"pkg/volume/service.go", module + "/pkg/engine", true},
 		{"pkg/volume/local/local.go", module + "/pkg/engine", false},
+		{"pkg/retention/plan.go", "k8s.io/apimachinery/pkg/apis/meta/v1", true},
+		{"pkg/retention/cron.go", "github.com/robfig/cron/v3", false},
 		{"pkg/driver/node.go", module + "/pkg/engine/rpc", true},
 		{"pkg/driver/sanity_test.go", module + "/pkg/engine", false},
 		{"pkg/controller/policy/controller.go", module + "/pkg/driver", true},

@@ -8,17 +8,25 @@ import (
 	"context"
 	"fmt"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/controller/finalizer"
 	"github.com/rowan-csi/rowan/pkg/controller/kit"
+	"github.com/rowan-csi/rowan/pkg/controller/lostnode"
+	"github.com/rowan-csi/rowan/pkg/controller/poolmove"
 	"github.com/rowan-csi/rowan/pkg/controller/poolset"
+	"github.com/rowan-csi/rowan/pkg/controller/selectednode"
+	"github.com/rowan-csi/rowan/pkg/controller/storageprofile"
 )
 
 // Controller is one of them.
@@ -28,9 +36,18 @@ type Controller interface {
 
 // All controllers, in no order that matters.
 func All(k *kit.Kit) []Controller {
-	return []Controller{
+	agents := kit.NewAgents(k)
+	all := []Controller{
 		poolset.New(k),
+		poolmove.New(k, agents),
+		lostnode.New(k, agents),
+		selectednode.New(k),
+		storageprofile.New(k),
 	}
+	for _, kind := range kit.Kinds {
+		all = append(all, finalizer.New(k, kind))
+	}
+	return all
 }
 
 // Register all controllers, and the indexes that they read by, with a manager.
@@ -52,7 +69,7 @@ func Register(ctx context.Context, m ctrl.Manager, k *kit.Kit) error {
 // AddToScheme makes all kinds known that the controllers use.
 func AddToScheme(s *runtime.Scheme) error {
 	for _, add := range []func(*runtime.Scheme) error{
-		v1alpha1.AddToScheme, corev1.AddToScheme, storagev1.AddToScheme, coordinationv1.AddToScheme,
+		v1alpha1.AddToScheme, corev1.AddToScheme, storagev1.AddToScheme, coordinationv1.AddToScheme, snapshotv1.AddToScheme,
 	} {
 		if err := add(s); err != nil {
 			return err
@@ -61,12 +78,29 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
-// CacheOptions keep the cache small: of leases those of the release's namespace, and of nothing the record of who wrote which field.
+// CacheOptions keep the cache small: of leases those of the release's namespace; of pods those without a node, and their names, volumes and no more; and of
+// nothing the record of who wrote which field.
 func CacheOptions(namespace string) cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{namespace: {}}},
+			&corev1.Pod{}:           {Field: fields.OneTermEqualSelector("spec.nodeName", ""), Transform: onlyVolumes},
 		},
 	}
+}
+
+// onlyVolumes of a pod.
+func onlyVolumes(o any) (any, error) {
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return o, nil
+	}
+	return &corev1.Pod{
+		TypeMeta: pod.TypeMeta,
+		ObjectMeta: metav1.ObjectMeta{
+			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion, DeletionTimestamp: pod.DeletionTimestamp,
+		},
+		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName, Volumes: pod.Spec.Volumes},
+	}, nil
 }

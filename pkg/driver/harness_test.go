@@ -61,7 +61,7 @@ func serve(t *testing.T, service volume.Service, machine driver.Mounter) string 
 	server := driver.NewServer(ktesting.NewLogger(t, ktesting.NewConfig()), driver.Services{
 		Identity:   driver.NewIdentity("1.2.3", true, service.Health),
 		Controller: driver.NewController(service, driver.ParamPool),
-		Node:       driver.NewNode(service, machine, 0),
+		Node:       driver.NewNode(service, machine, driver.NodeOptions{}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

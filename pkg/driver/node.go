@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,17 +35,23 @@ var _ Mounter = (*mount.Mounter)(nil)
 // Node is the CSI node service.
 type Node struct {
 	csi.UnimplementedNodeServer
-	volumes    volume.Node
-	mounter    Mounter
-	maxVolumes int64
-	locks      volume.Locks // by volume_id: the steps of a call must not mix with another's
+	volumes volume.Node
+	mounter Mounter
+	options NodeOptions
+	locks   volume.Locks // by volume_id: the steps of a call must not mix with another's
 }
 
 var _ csi.NodeServer = (*Node)(nil)
 
-// NewNode makes it. maxVolumes is how many volumes may be in use on the node, 0 for no limit.
-func NewNode(volumes volume.Node, mounter Mounter, maxVolumes int64) *Node {
-	return &Node{volumes: volumes, mounter: mounter, maxVolumes: maxVolumes}
+// NodeOptions are what the orchestrator is told of the node.
+type NodeOptions struct {
+	Name       string // its node ID; "": its identity. The identity goes where the disks go, and an orchestrator may know the node by another name
+	MaxVolumes int64  // how many volumes may be in use there; 0: no limit
+}
+
+// NewNode makes it.
+func NewNode(volumes volume.Node, mounter Mounter, o NodeOptions) *Node {
+	return &Node{volumes: volumes, mounter: mounter, options: o}
 }
 
 // NodeGetCapabilities lists what works.
@@ -66,7 +73,12 @@ func (s *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 // NodeGetInfo names the node. It answers without the engine, so that the plugin can be registered while that is away.
 func (s *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	id := s.volumes.NodeID()
-	return &csi.NodeGetInfoResponse{NodeId: string(id), MaxVolumesPerNode: s.maxVolumes, AccessibleTopology: topology(id)}, nil
+	if id == "" {
+		return nil, fmt.Errorf("%w: the node's identity is not known yet", volume.ErrUnavailable)
+	}
+	return &csi.NodeGetInfoResponse{
+		NodeId: cmp.Or(s.options.Name, string(id)), MaxVolumesPerNode: s.options.MaxVolumes, AccessibleTopology: topology(id),
+	}, nil
 }
 
 // NodePublishVolume shows a staged volume at the target path: its file system in a directory, or its device as a file.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,22 +21,35 @@ import (
 )
 
 // Cache is the folder that Build fills.
-type Cache struct{ Dir string }
-
-// Locate is the cache for the versions of this source, below the user's cache folder (its value is os.UserCacheDir's).
-func Locate(userCache string) Cache {
-	return Cache{Dir: filepath.Join(userCache, "rowan", "cluster", key())}
+type Cache struct {
+	Dir     string
+	version string // of Kubernetes; "" for a cache that is complete
 }
 
+// release is a version of Kubernetes that Rowan supports, and newer ones.
+var release = regexp.MustCompile(`^v1\.(3[2-9]|[4-9][0-9])\.[0-9]+$`)
+
+// Locate is the cache for a version of Kubernetes and the versions that this source names of the rest, below the user's cache folder (os.UserCacheDir).
+func Locate(userCache, kubernetes string) (Cache, error) {
+	if !release.MatchString(kubernetes) {
+		return Cache{}, fmt.Errorf("%q is no version of Kubernetes from v1.32.0 on: write it as %s", kubernetes, Kubernetes)
+	}
+	c := Cache{version: kubernetes}
+	c.Dir = filepath.Join(userCache, "rowan", "cluster", c.key())
+	return c, nil
+}
+
+func (c Cache) units() []unit { return append([]unit{kubernetes(c.version)}, others...) }
+
 // key names the versions. Sources of our own count by their text.
-func key() string {
+func (c Cache) key() string {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "go %s %s\n", runtime.Version(), runtime.GOARCH)
-	for _, u := range units {
+	for _, u := range c.units() {
 		fmt.Fprintf(sum, "%+v\n", u)
 	}
 	fmt.Fprintf(sum, "%s\n%+v\n", snapshotAPI, imageNames())
-	return Kubernetes + "-" + hex.EncodeToString(sum.Sum(nil))[:12]
+	return c.version + "-" + hex.EncodeToString(sum.Sum(nil))[:12]
 }
 
 // Bin is the folder of the programs.
@@ -47,9 +61,12 @@ func (c Cache) Program(name string) string { return filepath.Join(c.Bin(), name)
 // Manifests is the folder of the snapshot API's custom resource definitions.
 func (c Cache) Manifests() string { return filepath.Join(c.Dir, "snapshot-crds") }
 
+// Store is the folder of a containerd that has all images; package kube makes it, because that takes root.
+func (c Cache) Store() string { return filepath.Join(c.Dir, "containerd") }
+
 // Missing names what Build would still have to make.
 func (c Cache) Missing() (missing []string) {
-	for _, u := range units {
+	for _, u := range c.units() {
 		for _, p := range u.programs() {
 			if _, err := os.Stat(c.Program(p.name)); err != nil {
 				missing = append(missing, p.name)
@@ -72,12 +89,12 @@ func (c Cache) Build(ctx context.Context, log io.Writer) error {
 	if err := os.MkdirAll(c.Bin(), 0o755); err != nil {
 		return fmt.Errorf("make the cache: %w", err)
 	}
-	unlock, err := c.lock(ctx, log)
+	unlock, err := c.Lock(ctx, log)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	for _, u := range units {
+	for _, u := range c.units() {
 		if err := c.buildUnit(ctx, log, u); err != nil {
 			return fmt.Errorf("build %s: %w", u.name, err)
 		}
@@ -88,8 +105,8 @@ func (c Cache) Build(ctx context.Context, log io.Writer) error {
 	return c.buildImages(ctx, log)
 }
 
-// lock keeps out others who build in the same folder. The kernel gives it back when the process ends, however it ends.
-func (c Cache) lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
+// Lock keeps out others who change the same folder. The kernel gives it back when the process ends, however it ends.
+func (c Cache) Lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(c.Dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("lock the cache: %w", err)
@@ -105,7 +122,7 @@ func (c Cache) lock(ctx context.Context, log io.Writer) (unlock func(), err erro
 			return nil, errors.Join(fmt.Errorf("lock the cache: %w", err), f.Close())
 		}
 		if !told {
-			fmt.Fprintf(log, "another process builds in %s; waiting for it\n", c.Dir)
+			fmt.Fprintf(log, "another process works in %s; waiting for it\n", c.Dir)
 			told = true
 		}
 		select {
@@ -208,7 +225,7 @@ func (u unit) replaces(ctx context.Context) (string, error) {
 		case strings.Contains(r.Old.Path, "/sample-"):
 			continue
 		case strings.HasPrefix(r.New.Path, "./staging/"):
-			r.New = module{r.Old.Path, staging}
+			r.New = module{r.Old.Path, "v0." + strings.TrimPrefix(u.version, "v1.")}
 		case strings.HasPrefix(r.New.Path, "."):
 			continue
 		}

@@ -11,7 +11,7 @@ import (
 // TestImagesHaveTheirPrograms holds the two lists together: an image of a program that no unit makes would be found out after a long build.
 func TestImagesHaveTheirPrograms(t *testing.T) {
 	var made []string
-	for _, u := range units {
+	for _, u := range (Cache{version: Kubernetes}).units() {
 		for _, p := range u.programs() {
 			if slices.Contains(made, p.name) {
 				t.Errorf("%s is made twice", p.name)
@@ -34,12 +34,12 @@ func TestImagesHaveTheirPrograms(t *testing.T) {
 // complete makes a cache that has everything, as empty files.
 func complete(t *testing.T) Cache {
 	t.Helper()
-	c := Locate(t.TempDir())
-	for _, missing := range c.Missing() {
-		t.Logf("missing: %s", missing)
+	c, err := Locate(t.TempDir(), Kubernetes)
+	if err != nil {
+		t.Fatal(err)
 	}
 	var files []string
-	for _, u := range units {
+	for _, u := range c.units() {
 		for _, p := range u.programs() {
 			files = append(files, c.Program(p.name))
 		}
@@ -91,5 +91,21 @@ func TestBuildGoesOn(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(c.Dir, ".build-*"))
 	if len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+func TestLocate(t *testing.T) {
+	dirs := map[string]bool{}
+	for _, version := range []string{Kubernetes, "v1.32.13", "v1.32.1"} {
+		c, err := Locate("/cache", version)
+		if err != nil || dirs[c.Dir] {
+			t.Errorf("%s: %s, %v", version, c.Dir, err)
+		}
+		dirs[c.Dir] = true
+	}
+	for _, version := range []string{"", "1.36.3", "v1.31.9", "v1.36", "v1.36.3-rc.0", "v2.0.0"} {
+		if c, err := Locate("/cache", version); err == nil {
+			t.Errorf("%s is taken: %s", version, c.Dir)
+		}
 	}
 }

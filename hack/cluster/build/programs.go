@@ -2,13 +2,16 @@ package build
 
 import (
 	_ "embed"
+	"fmt"
 	"path"
+	"strings"
 )
 
-// Versions of what a cluster is made of. To go to another Kubernetes, change Kubernetes alone; the staging modules follow.
+// Kubernetes is the version that is built unless another is asked for.
+const Kubernetes = "v1.36.3"
+
+// Versions of the rest of what a cluster is made of.
 const (
-	Kubernetes  = "v1.36.3"
-	staging     = "v0.36.3"
 	containerd  = "v2.2.1"
 	etcd        = "v3.6.6"
 	provisioner = "v6.3.0" // v6.4.0 requires a module version that was never published
@@ -41,12 +44,19 @@ type unit struct {
 
 const versionPackage = "k8s.io/component-base/version"
 
-var units = []unit{
-	{name: "nodeinit", source: nodeinitSource},
-	{name: "hyperkube", module: "k8s.io/kubernetes", version: Kubernetes, source: hyperkubeSource,
+// kubernetes is the unit of a version of Kubernetes itself.
+func kubernetes(version string) unit {
+	major, rest, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	return unit{name: "hyperkube", module: "k8s.io/kubernetes", version: version, source: hyperkubeSource,
 		packages: []string{"cmd/kubectl", "test/images/agnhost"},
-		ldflags:  "-X " + versionPackage + ".gitVersion=" + Kubernetes + " -X " + versionPackage + ".gitMajor=1 -X " + versionPackage + ".gitMinor=36",
-		links:    []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"}},
+		ldflags:  fmt.Sprintf("-X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s", versionPackage, version, major, minor),
+		links:    []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"}}
+}
+
+// others are the units beside Kubernetes.
+var others = []unit{
+	{name: "nodeinit", source: nodeinitSource},
 	{name: "etcd", module: "go.etcd.io/etcd/server/v3", version: etcd, packages: []string{""}, rename: map[string]string{"v3": "etcd"}},
 	{name: "containerd", module: "github.com/containerd/containerd/v2", version: containerd,
 		packages: []string{"cmd/containerd", "cmd/containerd-shim-runc-v2", "cmd/ctr"},

@@ -218,3 +218,29 @@ func orMode(mode, otherwise int64) int64 {
 	}
 	return otherwise
 }
+
+// Name is the name and tag of the image in an archive.
+func Name(archive string) (name string, err error) {
+	f, err := os.Open(archive)
+	if err != nil {
+		return "", fmt.Errorf("read an image archive: %w", err)
+	}
+	defer f.Close()
+	for in := tar.NewReader(f); ; {
+		h, err := in.Next()
+		if err != nil {
+			return "", fmt.Errorf("%s is no image archive with a name (docker save makes one): %w", archive, err)
+		}
+		if h.Name != "manifest.json" {
+			continue
+		}
+		var list []manifest
+		if err := json.NewDecoder(in).Decode(&list); err != nil {
+			return "", fmt.Errorf("read the manifest of %s: %w", archive, err)
+		}
+		if len(list) != 1 || len(list[0].RepoTags) == 0 {
+			return "", fmt.Errorf("%s holds %d images, or one without a name; one with a name is needed", archive, len(list))
+		}
+		return list[0].RepoTags[0], nil
+	}
+}

@@ -53,6 +53,12 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if name, err := Name(archive); err != nil || name != made.Name {
+		t.Errorf("its name is %q, %v", name, err)
+	}
+	if _, err := Name(program); err == nil {
+		t.Error("a file that is no archive has a name")
+	}
 	_, parts := unpack(t, bytes.NewReader(first))
 	var list []manifest
 	if err := json.Unmarshal(parts["manifest.json"], &list); err != nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rowan-csi/rowan/hack/cluster/build"
+	"github.com/rowan-csi/rowan/hack/cluster/image"
 )
 
 // onEveryNode has a pod of two containers on each node: one serves, one mounts a tmpfs for its node to see.
@@ -90,6 +91,13 @@ func TestCluster(t *testing.T) {
 	pods := strings.Fields(kubectl(t, c, "", "get", "pods", "-l", "app=probe", "-o", "jsonpath={.items[*].metadata.name}"))
 	if len(pods) != 3 {
 		t.Fatalf("pods %v; want one on each node", pods)
+	}
+	archive := filepath.Join(t.TempDir(), "own.tar")
+	if err := (image.Image{Name: "own/image:v1", Files: []image.File{{Path: "/file", Data: []byte("text")}}}).Write(archive); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Load(t.Context(), archive); err != nil {
+		t.Fatal(err)
 	}
 	t.Run("network", func(t *testing.T) { network(t, c, pods) })
 	t.Run("nodes are apart", func(t *testing.T) { apart(t, c) })
@@ -240,6 +248,12 @@ func reinstall(t *testing.T, n *Node) {
 	}
 	if got := in(t, n, "sh", "-c", "ls /var/lib/old /run/rowan/old 2>&1 || true"); strings.Count(got, "No such file") != 2 {
 		t.Errorf("after the node was wiped: %s", got)
+	}
+	if err := n.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := in(t, n, "ctr", "--namespace", "k8s.io", "images", "list", "--quiet"); !strings.Contains(got, build.Pause) || !strings.Contains(got, "docker.io/own/image:v1") {
+		t.Errorf("the wiped node has the images\n%s", got)
 	}
 }
 

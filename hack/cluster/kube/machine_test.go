@@ -16,7 +16,10 @@ import (
 	"github.com/rowan-csi/rowan/hack/cluster/build"
 )
 
-var wanted = flag.Bool("cluster", false, "bring clusters up: takes minutes, about 2 GiB of memory and 10 GiB of disk")
+var (
+	wanted  = flag.Bool("cluster", false, "bring clusters up: takes minutes, about 2 GiB of memory and 10 GiB of disk")
+	version = flag.String("kubernetes", build.Kubernetes, "version of Kubernetes; built with `cluster build --kubernetes`")
+)
 
 // needCluster skips a test where it cannot or shall not run.
 func needCluster(t *testing.T) (programs build.Cache) {
@@ -31,7 +34,9 @@ func needCluster(t *testing.T) (programs build.Cache) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	programs = build.Locate(cache)
+	if programs, err = build.Locate(cache, *version); err != nil {
+		t.Fatal(err)
+	}
 	if missing := programs.Missing(); len(missing) > 0 {
 		t.Fatalf("not built: %v; run `go run ./hack/cluster build`", missing)
 	}

@@ -39,9 +39,17 @@ func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return n.c.command(ctx, n.number, args...)
 }
 
-// start brings up a node whose namespaces are gone, but not its kubelet, which needs the API server.
+// startRuntime brings up a node whose namespaces are gone, but not its kubelet, which needs the API server.
 func (n *Node) startRuntime(ctx context.Context) error {
 	c := n.c
+	_, err := os.Stat(n.file("lib/containerd"))
+	fresh := errors.Is(err, os.ErrNotExist)
+	if err := os.MkdirAll(n.file("lib"), 0o755); err != nil {
+		return err
+	}
+	if err := linkStore(c.cache.Store(), n.file("lib/containerd")); err != nil {
+		return err
+	}
 	if err := c.startNamespaces(ctx, n.number); err != nil {
 		return err
 	}
@@ -57,14 +65,23 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	if err := c.daemon(ctx, n.number, c.cache.Program("containerd"), "--config", n.file("containerd.toml")); err != nil {
 		return err
 	}
-	return c.await(ctx, n.number, "containerd", "containerd answers on "+n.Name(), func() error {
+	err = c.await(ctx, n.number, "containerd", "containerd answers on "+n.Name(), func() error {
 		_, err := run(n.Command(ctx, "ctr", "version"))
 		return err
 	})
+	if err != nil || !fresh {
+		return err
+	}
+	return n.Load(ctx, c.kept()...)
 }
 
-// Load imports archives of images on every node that runs.
+// Load imports archives of images on every node that runs, and later on those that come up without images.
 func (c *Cluster) Load(ctx context.Context, archives ...string) error {
+	for _, a := range archives {
+		if err := c.keep(a); err != nil {
+			return fmt.Errorf("load %s: %w", a, err)
+		}
+	}
 	return c.each(func(n *Node) error {
 		if _, err := c.init(n.number); errors.Is(err, ErrDown) {
 			return nil
@@ -73,7 +90,7 @@ func (c *Cluster) Load(ctx context.Context, archives ...string) error {
 	})
 }
 
-// Load imports archives of images on the node.
+// Load imports archives of images on this node alone.
 func (n *Node) Load(ctx context.Context, archives ...string) error {
 	for _, a := range archives {
 		if err := n.load(ctx, a); err != nil {

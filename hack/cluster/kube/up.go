@@ -77,6 +77,9 @@ func claim(ctx context.Context, cfg Config) (*Cluster, error) {
 	if c.log == nil {
 		c.log = io.Discard
 	}
+	if err := makeStore(ctx, c.cache, c.log); err != nil {
+		return nil, err
+	}
 	unlock, err := lockMachine(ctx)
 	if err != nil {
 		return nil, err
@@ -114,6 +117,11 @@ func claim(ctx context.Context, cfg Config) (*Cluster, error) {
 
 func (c *Cluster) up(ctx context.Context, cfg Config) error {
 	start := time.Now()
+	for _, archive := range cfg.Images {
+		if err := c.keep(archive); err != nil {
+			return err
+		}
+	}
 	if err := c.makePKI(); err != nil {
 		return err
 	}
@@ -128,9 +136,6 @@ func (c *Cluster) up(ctx context.Context, cfg Config) error {
 	wg.Go(func() {
 		runtimes = c.each(func(n *Node) error {
 			if err := n.startRuntime(ctx); err != nil {
-				return err
-			}
-			if err := n.Load(ctx, append(c.cache.Images(), cfg.Images...)...); err != nil {
 				return err
 			}
 			<-served // a kubelet that finds no API server asks again after seconds

@@ -65,6 +65,12 @@ func (s *Service) Stats(ctx context.Context, id volume.VolumeID) (volume.Stats, 
 	return volume.Stats{Size: info.Size, Mapped: info.Mapped}, nil
 }
 
+// Labels are those that a volume has in the engine.
+func (s *Service) Labels(ctx context.Context, id volume.VolumeID) (map[string]string, error) {
+	_, info, err := s.findVolume(ctx, id)
+	return info.Labels, err
+}
+
 // attachment is how the volume is attached, nil if it is not. What is attached is asked for and not whether the volume is open: while an engine
 // starts, a device may wait for its volume.
 func (s *Service) attachment(ctx context.Context, pool string, id volume.VolumeID) (*host.Attachment, error) {

@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/volume"
+)
+
+// identity is the node's: the topology value of the volumes in its pools. It is on the pools' members and goes where they go; the file is what this
+// machine answers with while it cannot ask, which it must before anything else runs.
+type identity struct {
+	file string
+
+	mu    sync.Mutex
+	value string // "" while it was never found out
+}
+
+func loadIdentity(file string) (*identity, error) {
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the node's identity: %w", err)
+	}
+	return &identity{file: file, value: strings.TrimSpace(string(text))}, nil
+}
+
+// Known is the identity, "" while it was never found out.
+func (a *Agent) Known() string {
+	a.identity.mu.Lock()
+	defer a.identity.mu.Unlock()
+	return a.identity.value
+}
+
+// Identity finds the identity out where it is not known: a pool's that stands for this node already, or the node's name.
+func (a *Agent) Identity(ctx context.Context) (string, error) {
+	a.identity.mu.Lock()
+	defer a.identity.mu.Unlock()
+	if a.identity.value != "" {
+		return a.identity.value, nil
+	}
+	var ps v1alpha1.PoolList
+	if err := a.client.List(ctx, &ps); err != nil {
+		return "", fmt.Errorf("find the node's identity: %w", err)
+	}
+	for _, p := range ps.Items {
+		if p.Status.Identity != "" {
+			return p.Status.Identity, a.identity.set(p.Status.Identity)
+		}
+	}
+	name, err := a.unusedIdentity(ctx)
+	if err != nil {
+		return "", err
+	}
+	return name, a.identity.set(name)
+}
+
+// unusedIdentity is the node's name, or, where the disks of an earlier node of that name serve elsewhere, one that nobody has.
+func (a *Agent) unusedIdentity(ctx context.Context) (string, error) {
+	name := labelValue(a.cfg.Node)
+	var all v1alpha1.PoolList
+	if err := a.reader.List(ctx, &all); err != nil {
+		return "", fmt.Errorf("look for another node with identity %s: %w", name, err)
+	}
+	for _, p := range all.Items {
+		if p.Spec.NodeName == a.cfg.Node || p.Status.Identity != name {
+			continue
+		}
+		me := &corev1.Node{}
+		if err := a.reader.Get(ctx, client.ObjectKey{Name: a.cfg.Node}, me); err != nil {
+			return "", fmt.Errorf("read this node: %w", err)
+		}
+		return labelValue(a.cfg.Node + "-" + string(me.UID)), nil
+	}
+	return name, nil
+}
+
+// labelValue makes a text one that a label may have, itself where it can be.
+func labelValue(s string) string {
+	if len(validation.IsValidLabelValue(s)) == 0 {
+		return s
+	}
+	sum := sha256.Sum256([]byte(s))
+	hash := hex.EncodeToString(sum[:8])
+	return strings.TrimRight(s[:min(len(s), validation.LabelValueMaxLength-1-len(hash))], "-_.") + "-" + hash
+}
+
+// set remembers the identity, durably. mu is held.
+func (i *identity) set(value string) error {
+	temp, err := os.CreateTemp(filepath.Dir(i.file), filepath.Base(i.file)+".*")
+	if err != nil {
+		return fmt.Errorf("remember the node's identity: %w", err)
+	}
+	_, err = temp.WriteString(value + "\n")
+	err = errors.Join(err, temp.Sync(), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), i.file)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("remember the node's identity: %w", err), os.Remove(temp.Name()))
+	}
+	i.value = value
+	return nil
+}
+
+// settle takes a pool's identity for the node's: of disks that were moved here, the volumes are looked for where it is. Disks of two nodes cannot be served
+// by one.
+func (a *Agent) settle(ctx context.Context, p *v1alpha1.Pool, found string) error {
+	if found == "" || found == a.Known() {
+		return nil
+	}
+	var ps v1alpha1.PoolList
+	if err := a.client.List(ctx, &ps); err != nil {
+		return fmt.Errorf("find the node's identity: %w", err)
+	}
+	a.identity.mu.Lock()
+	defer a.identity.mu.Unlock()
+	for _, other := range ps.Items {
+		if other.Name != p.Name && other.Status.Identity != "" && other.Status.Identity == a.identity.value {
+			return fmt.Errorf("%w: its volumes are looked for on node %s, and this node is %s by pool %s: a node serves the disks of one node only; "+
+				"move them to a node without pools", volume.ErrPlacement, found, a.identity.value, other.Name)
+		}
+	}
+	if err := a.identity.set(found); err != nil {
+		return err
+	}
+	return a.labelNode(ctx, found)
+}
+
+// labelNode corrects the topology label that the kubelet made of an earlier identity. The kubelet itself never changes one, and refuses a plugin whose
+// topology is not what the label says.
+func (a *Agent) labelNode(ctx context.Context, value string) error {
+	n := &corev1.Node{}
+	if err := a.client.Get(ctx, client.ObjectKey{Name: a.cfg.Node}, n); err != nil {
+		return fmt.Errorf("read this node: %w", err)
+	}
+	if have, ok := n.Labels[v1alpha1.TopologyKey]; !ok || have == value {
+		return nil
+	}
+	old := n.DeepCopy()
+	n.Labels[v1alpha1.TopologyKey] = value
+	if err := a.client.Patch(ctx, n, client.MergeFrom(old)); err != nil {
+		return fmt.Errorf("correct the node's label %s: %w", v1alpha1.TopologyKey, err)
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package retention
+
+import (
+	"fmt"
+	"time"
+)
+
+// RuleName names a keep rule as the policy does.
+type RuleName string
+
+// The keep rules.
+const (
+	RuleLast    RuleName = "keepLast"
+	RuleHourly  RuleName = "hourly"
+	RuleDaily   RuleName = "daily"
+	RuleWeekly  RuleName = "weekly"
+	RuleMonthly RuleName = "monthly"
+	RuleYearly  RuleName = "yearly"
+	RuleWithin  RuleName = "within"
+)
+
+// Mark is what a keep rule said of a snapshot.
+type Mark struct {
+	Rule  RuleName
+	Limit int // how many the rule keeps
+	// Rank is the snapshot's place for keepLast, its period's place among those that have snapshots for the calendar rules; 1 is the newest.
+	Rank int
+	// Newest says that it is the newest of its period.
+	Newest bool
+	// Keeps says that the rule keeps it.
+	Keeps bool
+
+	within Duration
+	zone   *time.Location
+	at     time.Time
+}
+
+// Period is the start of the calendar rule's period that the snapshot lies in, on the wall clock; zero for keepLast and within.
+func (m *Mark) Period() string {
+	t := m.at.In(m.zone)
+	switch m.Rule {
+	case RuleHourly:
+		return t.Format("2006-01-02 15h -07:00")
+	case RuleDaily:
+		return t.Format("2006-01-02")
+	case RuleWeekly:
+		y, w := t.ISOWeek()
+		return fmt.Sprintf("%d-W%02d", y, w)
+	case RuleMonthly:
+		return t.Format("2006-01")
+	case RuleYearly:
+		return t.Format("2006")
+	}
+	return ""
+}
+
+// String says it in words.
+func (m *Mark) String() string {
+	switch {
+	case m.Rule == RuleWithin && m.Keeps:
+		return fmt.Sprintf("within %s", m.within)
+	case m.Rule == RuleWithin:
+		return fmt.Sprintf("not within %s", m.within)
+	case m.Rule == RuleLast:
+		return fmt.Sprintf("keepLast %d of %d", m.Rank, m.Limit)
+	case !m.Newest:
+		return fmt.Sprintf("%s: not the newest of %s", m.Rule, m.Period())
+	}
+	return fmt.Sprintf("%s %d of %d (%s)", m.Rule, m.Rank, m.Limit, m.Period())
+}
+
+// bucket is a period. Periods of one rule are the same if they are equal.
+type bucket struct {
+	n      int
+	offset int
+}
+
+// bucketOf is the period of a moment. An hour that the zone repeats is two, told apart by the offset from UTC. That offset is left out of the longer
+// periods: with it a day, week or month with a change of the offset would be two of them, and every year three.
+func bucketOf(rule RuleName, at time.Time, zone *time.Location) bucket {
+	t := at.In(zone)
+	_, offset := t.Zone()
+	seconds := int(t.Unix()) + offset
+	day := floorDiv(seconds, 24*3600)
+	switch rule {
+	case RuleHourly:
+		return bucket{floorDiv(seconds, 3600), offset}
+	case RuleDaily:
+		return bucket{n: day}
+	case RuleWeekly:
+		return bucket{n: floorDiv(day+3, 7)} // day 0 was a Thursday; weeks begin on Monday
+	case RuleMonthly:
+		return bucket{n: t.Year()*12 + int(t.Month())}
+	}
+	return bucket{n: t.Year()}
+}
+
+func floorDiv(a, b int) int {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
+type countRule struct {
+	name  RuleName
+	limit int
+}
+
+func (r *Retention) countRules() []countRule {
+	return []countRule{{RuleHourly, r.Hourly}, {RuleDaily, r.Daily}, {RuleWeekly, r.Weekly}, {RuleMonthly, r.Monthly}, {RuleYearly, r.Yearly}}
+}
+
+// marks applies the keep rules to snapshots that take slots, newest first.
+func (s *scope) marks(list []*Snapshot) [][]Mark {
+	marks := make([][]Mark, len(list))
+	if s.r.KeepLast > 0 {
+		for i := range list {
+			marks[i] = append(marks[i], Mark{Rule: RuleLast, Limit: s.r.KeepLast, Rank: i + 1, Newest: true, Keeps: i < s.r.KeepLast})
+		}
+	}
+	for _, rule := range s.r.countRules() {
+		if rule.limit > 0 {
+			s.markPeriods(rule, list, marks)
+		}
+	}
+	if s.r.Within > 0 && len(list) > 0 {
+		from := list[0].CreatedAt.Add(-time.Duration(s.r.Within))
+		for i, snap := range list {
+			marks[i] = append(marks[i], Mark{Rule: RuleWithin, within: s.r.Within, Keeps: snap.CreatedAt.After(from)})
+		}
+	}
+	return marks
+}
+
+// markPeriods applies a calendar rule. Where the clock goes back over midnight, a day comes twice with another in between, so all that were seen are known.
+func (s *scope) markPeriods(rule countRule, list []*Snapshot, marks [][]Mark) {
+	ranks := map[bucket]int{}
+	for i, snap := range list {
+		b := bucketOf(rule.name, snap.CreatedAt, s.zone)
+		rank, seen := ranks[b]
+		if !seen {
+			rank = len(ranks) + 1
+			ranks[b] = rank
+		}
+		marks[i] = append(marks[i], Mark{Rule: rule.name, Limit: rule.limit, Rank: rank, Newest: !seen, Keeps: !seen && rank <= rule.limit,
+			zone: s.zone, at: snap.CreatedAt})
+	}
+}

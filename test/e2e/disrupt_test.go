@@ -1,0 +1,156 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	rowanv1alpha1 "github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/test/e2e/framework"
+)
+
+// disturb is a flow that disturbs a whole node: alone, without a kill of its own.
+func disturb(t *testing.T) *framework.Flow {
+	t.Helper()
+	c := cluster(t)
+	if c.Machine == "" {
+		t.Skip("needs a way to stop nodes: make e2e")
+	}
+	f := c.Flow(t)
+	f.Spare()
+	return f
+}
+
+// written is a claim with files on some node, and the pod that has it.
+func written(f *framework.Flow) (pvc *corev1.PersistentVolumeClaim, p *corev1.Pod, hash string) {
+	f.Helper()
+	pvc = f.Claim(framework.Claim{Name: "data"})
+	p = f.Pod(framework.Pod{Name: "p", Claims: []string{"data"}})
+	f.WriteFiles(p, "/data/data/kept")
+	return pvc, p, f.HashFiles(p, "/data/data/kept")
+}
+
+// again starts another pod on the claim and looks at its files.
+func again(t *testing.T, f *framework.Flow, name, want string) *corev1.Pod {
+	t.Helper()
+	p := f.Pod(framework.Pod{Name: name, Claims: []string{"data"}})
+	if got := f.HashFiles(p, "/data/data/kept"); got != want {
+		t.Errorf("pod %s has files of hash %s, want %s", name, got, want)
+	}
+	return p
+}
+
+// A kubelet that dies takes nothing along, and serves new pods when it is back.
+func TestDisruptKubelet(t *testing.T) {
+	f := disturb(t)
+	_, p, want := written(f)
+	f.OnMachine("kill-kubelet", p.Spec.NodeName)
+	f.OnMachine("start-kubelet", p.Spec.NodeName)
+	if got := f.HashFiles(p, "/data/data/kept"); got != want {
+		t.Errorf("files of hash %s, want %s", got, want)
+	}
+	f.Remove(p)
+	again(t, f, "q", want)
+}
+
+// A node whose power is cut and comes back has all that was flushed.
+func TestDisruptPowerCut(t *testing.T) {
+	f := disturb(t)
+	_, p, want := written(f)
+	f.OnMachine("stop-node", p.Spec.NodeName)
+	f.OnMachine("start-node", p.Spec.NodeName)
+	f.Remove(p)
+	again(t, f, "q", want)
+}
+
+// A Node object that is deleted while its machine goes on, and made again when its kubelet restarts: nothing of it is touched meanwhile.
+func TestDisruptNodeDeleted(t *testing.T) {
+	f := disturb(t)
+	pvc, p, want := written(f)
+	name := p.Spec.NodeName
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if err := f.Get(t.Context(), framework.Key(n), n); err != nil {
+		t.Fatal(err)
+	}
+	f.Remove(n)
+	f.OnMachine("kill-kubelet", name)
+	f.OnMachine("start-kubelet", name)
+	if err := client.IgnoreNotFound(f.Delete(t.Context(), p)); err != nil {
+		t.Fatal(err)
+	}
+	framework.Gone(t, f.Cluster, p)
+	again(t, f, "q", want)
+	if v := handle(t, f, pvc); meta.IsStatusConditionTrue(v.Status.Conditions, rowanv1alpha1.Lost) {
+		t.Errorf("volume %s is called lost: %v", v.Name, v.Status.Conditions)
+	}
+}
+
+// Every pod of ours is deleted under a writer that verifies what it wrote: it sees no error and no wrong byte.
+func TestDisruptEveryPodOfOurs(t *testing.T) {
+	f := disturb(t)
+	_, p, want := written(f)
+	f.Run(p, `(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); head -c 300000 /dev/urandom > /data/data/f || echo write >> /tmp/errors; sha256sum /data/data/f > /tmp/sum; sync /data/data/f
+		sha256sum -c /tmp/sum >/dev/null 2>&1 || echo verify >> /tmp/errors; echo $i > /tmp/count; done) >/dev/null 2>&1 &`)
+	var pods corev1.PodList
+	if err := f.List(t.Context(), &pods, client.InNamespace(f.Options.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, ours := range pods.Items {
+		if ours.Labels["app.kubernetes.io/component"] == "keeper" && ours.Spec.NodeName == p.Spec.NodeName {
+			continue // it is handed over to its successor by a node's administrator, not by force
+		}
+		f.Remove(&ours)
+	}
+	f.OurPodsReady(len(pods.Items))
+	count := f.Run(p, "cat /tmp/count")
+	f.Run(p, fmt.Sprintf("for i in $(seq 300); do [ $(cat /tmp/count) -gt $((%s+3)) ] && exit 0; sleep 0.1; done; exit 1", count))
+	if errs, err := f.Try(p, "touch /tmp/stop; cat /tmp/errors"); err == nil {
+		t.Errorf("the writer saw: %s", errs)
+	}
+	f.Remove(p)
+	again(t, f, "q", want)
+}
+
+// A node that is installed anew under its old name: its volumes are lost, and a pod on one is told so instead of getting a blank one.
+func TestDisruptReinstalled(t *testing.T) {
+	f := disturb(t)
+	pvc, p, _ := written(f)
+	v := handle(t, f, pvc)
+	name := p.Spec.NodeName
+	f.OnMachine("stop-node", name)
+	f.OnMachine("wipe-node", name)
+	f.OnMachine("start-node", name)
+	f.Remove(p)
+	q := f.AskPod(framework.Pod{Name: "q", Claims: []string{"data"}})
+	framework.Until(t, f.Cluster, v, framework.Wait, func(v *rowanv1alpha1.LocalVolume) error {
+		if !meta.IsStatusConditionTrue(v.Status.Conditions, rowanv1alpha1.Lost) {
+			return fmt.Errorf("conditions %v", v.Status.Conditions)
+		}
+		return nil
+	})
+	framework.UntilEvent(t, f.Cluster, q, "ost") // lost, or Lost
+	if err := f.Get(t.Context(), framework.Key(q), q); err != nil || q.Status.Phase == corev1.PodRunning {
+		t.Errorf("the pod is %s, %v: its volume was lost", q.Status.Phase, err)
+	}
+}
+
+// An uninstallation that would strand volumes is refused, and says why.
+func TestDisruptUninstallRefused(t *testing.T) {
+	f := disturb(t)
+	written(f)
+	begun := time.Now()
+	out, err := f.TryOnMachine("helm", "uninstall", "rowan", "--namespace", f.Options.Namespace, "--timeout", "60s")
+	if err == nil {
+		t.Fatalf("helm uninstall went through after %v: %s", time.Since(begun), out)
+	}
+	if !strings.Contains(out, "pre-delete") {
+		t.Errorf("helm says: %s", out)
+	}
+	f.Pod(framework.Pod{Name: "after", Claims: []string{"data"}})
+}

@@ -1,0 +1,89 @@
+package framework
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	rowanv1alpha1 "github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+)
+
+// Options say which cluster, and how to reach into it.
+type Options struct {
+	Kubeconfig string
+	// NodeExec is a command that runs what follows inside a node; {node} stands for its name: "docker exec {node}". Empty: nothing is killed.
+	NodeExec string
+	// Machine is a command that does something to the cluster's machines; {command} stands for what, arguments follow: "cluster {command} --dir DIR".
+	// Empty: what disturbs nodes is skipped.
+	Machine string
+	// Namespace is where Rowan is installed.
+	Namespace string
+	// Image has a shell, dd and sha256sum, and is on every node.
+	Image string
+	// Seed of the kills.
+	Seed uint64
+	// Artifacts is the folder that a failed test's state is written to; empty: the test's own.
+	Artifacts string
+}
+
+// Cluster is a cluster that has Rowan.
+type Cluster struct {
+	Options
+	Config *rest.Config
+	client.WithWatch
+}
+
+// Open reaches a cluster.
+func Open(o Options) (*Cluster, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", o.Kubeconfig, err)
+	}
+	config.QPS, config.Burst = 200, 400
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, snapshotv1.AddToScheme, rowanv1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("make scheme: %w", err)
+		}
+	}
+	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("reach cluster of %s: %w", o.Kubeconfig, err)
+	}
+	return &Cluster{Options: o, Config: config, WithWatch: c}, nil
+}
+
+// OnNode runs a command inside a node and gives what it printed.
+func (c *Cluster) OnNode(ctx context.Context, node string, command ...string) (string, error) {
+	if c.NodeExec == "" {
+		return "", errors.New("no way into nodes: give -node-exec")
+	}
+	var args []string
+	for _, word := range strings.Fields(c.NodeExec) {
+		args = append(args, strings.ReplaceAll(word, "{node}", node))
+	}
+	args = append(args, command...)
+	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("run %s on node %s: %w: %s", strings.Join(command, " "), node, err, out)
+	}
+	return string(out), nil
+}
+
+// must ends the test on an error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

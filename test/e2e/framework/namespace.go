@@ -1,0 +1,116 @@
+package framework
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+
+	rowanv1alpha1 "github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+)
+
+// Flow is one test's part of the cluster: its namespace, and its kill.
+type Flow struct {
+	testing.TB
+	*Cluster
+	Namespace string
+	kill      *kill
+	end       []client.Object
+}
+
+// Flow makes a namespace for a test. It is removed when the test ends, and waited for: what of it cannot be removed is the test's failure.
+func (c *Cluster) Flow(t testing.TB) *Flow {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{"rowan-e2e": "true"}}}
+	must(t, c.Create(t.Context(), ns))
+	f := &Flow{TB: t, Cluster: c, Namespace: ns.Name}
+	f.kill = c.drawKill(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			f.dump()
+		}
+		f.remove(ns)
+	})
+	return f
+}
+
+// In is the flow as a part of its test sees it; the part's kill is the flow's.
+func (f *Flow) In(t testing.TB) *Flow {
+	part := *f
+	part.TB = t
+	return &part
+}
+
+// remove removes the namespace. The test's own context has ended by then.
+func (f *Flow) remove(ns *corev1.Namespace) {
+	ctx, cancel := context.WithTimeout(context.Background(), Wait)
+	defer cancel()
+	if err := f.Delete(ctx, ns); err != nil {
+		f.Errorf("remove namespace %s: %v", ns.Name, err)
+		return
+	}
+	if err := f.until(ctx, ns, func() error { return errThere }); !errors.Is(err, errGone) {
+		f.Errorf("remove namespace %s: %v", ns.Name, err)
+	}
+	for _, o := range f.end {
+		if err := client.IgnoreNotFound(f.Delete(ctx, o)); err != nil {
+			f.Errorf("remove %s: %v", describe(f.Cluster, o), err)
+		}
+	}
+}
+
+// dump writes what there is to the test's artifacts.
+func (f *Flow) dump() {
+	dir := f.Artifacts
+	if dir == "" {
+		dir = f.ArtifactDir()
+	}
+	dir = filepath.Join(dir, strings.ReplaceAll(f.Name(), "/", "_"))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		f.Logf("write artifacts: %v", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	in := client.InNamespace(f.Namespace)
+	for name, of := range map[string]struct {
+		list client.ObjectList
+		in   []client.ListOption
+	}{
+		"pods":                         {&corev1.PodList{}, []client.ListOption{in}},
+		"events":                       {&corev1.EventList{}, []client.ListOption{in}},
+		"persistentvolumeclaims":       {&corev1.PersistentVolumeClaimList{}, []client.ListOption{in}},
+		"persistentvolumes":            {&corev1.PersistentVolumeList{}, nil},
+		"volumesnapshots":              {&snapshotv1.VolumeSnapshotList{}, []client.ListOption{in}},
+		"volumesnapshotcontents":       {&snapshotv1.VolumeSnapshotContentList{}, nil},
+		"pools.rowan.storage":          {&rowanv1alpha1.PoolList{}, nil},
+		"localvolumes.rowan.storage":   {&rowanv1alpha1.LocalVolumeList{}, nil},
+		"localsnapshots.rowan.storage": {&rowanv1alpha1.LocalSnapshotList{}, nil},
+	} {
+		err := f.List(ctx, of.list, of.in...)
+		var b []byte
+		if err == nil {
+			b, err = yaml.Marshal(of.list)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name+".yaml"), b, 0o644)
+		}
+		if err != nil {
+			f.Logf("write artifacts: %s: %v", name, err)
+		}
+	}
+	f.Logf("what was there is in %s", dir)
+}
+
+// OnEnd removes an object outside the namespace when the test ends, after the namespace.
+func (f *Flow) OnEnd(o client.Object) { f.end = append(f.end, o) }
