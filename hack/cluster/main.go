@@ -22,9 +22,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := command().ExecuteContext(ctx)
 	stop()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() > 0 {
-		os.Exit(exit.ExitCode()) // of kubectl, helm or a node's command, which has said why
+	var passed passedOn
+	if errors.As(err, &passed) {
+		os.Exit(passed.code)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
@@ -177,10 +177,20 @@ func (t *tool) ownDir(args []string) []string {
 	return args
 }
 
+// passedOn is the end of kubectl, helm or a node's command, which has said itself why.
+type passedOn struct{ code int }
+
+func (p passedOn) Error() string { return fmt.Sprintf("exit status %d", p.code) }
+
 // attach runs a command on this terminal.
 func attach(cmd *exec.Cmd) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd.Run()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return passedOn{exit.ExitCode()}
+	}
+	return err
 }
 
 func moduleRoot(ctx context.Context) (string, error) {

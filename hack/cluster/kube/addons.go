@@ -40,7 +40,8 @@ func (c *Cluster) installAddons(ctx context.Context, snapshots bool) error {
 	}
 	for _, d := range deployments {
 		if _, err := run(c.Kubectl(ctx, "--namespace=kube-system", "rollout", "status", "--timeout=120s", "deployment/"+d)); err != nil {
-			return fmt.Errorf("wait for %s: %w", d, err)
+			pods, _ := run(c.Kubectl(ctx, "--namespace=kube-system", "describe", "pods"))
+			return fmt.Errorf("wait for %s: %w\n%s", d, err, pods)
 		}
 	}
 	return nil
