@@ -34,7 +34,7 @@ func New(k *kit.Kit, kind kit.Kind) *Controller { return &Controller{k, kind} }
 // Register it with a manager.
 func (c *Controller) Register(_ context.Context, m ctrl.Manager) error {
 	over := predicate.NewPredicateFuncs(func(o client.Object) bool { return finished(o) != nil })
-	return ctrl.NewControllerManagedBy(m).Named("finalizer-"+c.kind.Name).For(c.kind.New(), builder.WithPredicates(over)).Complete(c)
+	return ctrl.NewControllerManagedBy(m).Named("finalizer-"+c.kind.Name).For(c.kind.New(), builder.WithPredicates(over)).Complete(kit.Calm(c))
 }
 
 // finished is the condition that says so, of an object whose finalizer may go; nil of any other.

@@ -52,7 +52,7 @@ func (c *Controller) Register(_ context.Context, m ctrl.Manager) error {
 	for _, k := range kit.Kinds { // one made, or moved, to a node that is gone is to be marked, too
 		b = b.Watches(k.New(), byField, builder.WithPredicates(predicate.GenerationChangedPredicate{}))
 	}
-	return b.Complete(c)
+	return b.Complete(kit.Calm(c))
 }
 
 func request(node string) []reconcile.Request {

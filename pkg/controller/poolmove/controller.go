@@ -52,7 +52,7 @@ func (c *Controller) Register(_ context.Context, m ctrl.Manager) error {
 			b = b.Watches(k.New(), handler.EnqueueRequestsFromMapFunc(c.strayed), builder.WithPredicates(predicate.GenerationChangedPredicate{}))
 		}
 	}
-	return b.Complete(c)
+	return b.Complete(kit.Calm(c))
 }
 
 // announcement lets changes of what a lease announces through, not its renewals.

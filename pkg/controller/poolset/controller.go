@@ -41,7 +41,7 @@ func (c *Controller) Register(_ context.Context, m ctrl.Manager) error {
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(setOfPool)).
 		Watches(&storagev1.CSINode{}, all).
 		WatchesMetadata(kit.NodeMeta(), all, builder.WithPredicates(predicate.Or[client.Object](predicate.LabelChangedPredicate{}, deletionBegan()))).
-		Complete(c)
+		Complete(kit.Calm(c))
 }
 
 // deletionBegan lets updates through that began a deletion. (Creations and deletions pass every predicate that does not name them.)

@@ -59,7 +59,7 @@ func (c *Controller) Register(ctx context.Context, m ctrl.Manager) error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		For(&corev1.PersistentVolumeClaim{}).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(c.claimsOfClaim)).
-		Build(c)
+		Build(kit.Calm(c))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/rowan-csi/rowan/pkg/controller/kit"
 )
 
 // fieldClaim is the cache's index of pods by the claims that they use.
@@ -34,7 +36,7 @@ func (c *Controller) registerPods(ctx context.Context, m ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(m).Named("podsources").
 		For(&corev1.Pod{}).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(p.podsOfClaim)).
-		Complete(p)
+		Complete(kit.Calm(p))
 }
 
 // claimsOfPod are the names of the claims that a pod uses, those that are made for it included.

@@ -53,7 +53,7 @@ func (c *Controller) Register(_ context.Context, m ctrl.Manager) error {
 			return ctrl.NewControllerManagedBy(m).Named("storageprofile").
 				For(newProfile()).
 				Watches(&storagev1.StorageClass{}, &handler.EnqueueRequestForObject{}). // a profile has its class' name
-				Complete(c)
+				Complete(kit.Calm(c))
 		})
 	}))
 }
