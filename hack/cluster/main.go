@@ -16,6 +16,7 @@ import (
 
 	"github.com/rowan-csi/rowan/hack/cluster/build"
 	"github.com/rowan-csi/rowan/hack/cluster/kube"
+	"github.com/rowan-csi/rowan/pkg/bytesize"
 )
 
 func main() {
@@ -58,7 +59,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().StringVar(&version, "kubernetes", build.Kubernetes, "version of Kubernetes, for build and up; v1.32.0 or newer")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(t.build(), t.up(), t.down(), t.status(), t.client("kubectl", (*kube.Cluster).Kubectl), t.client("helm", (*kube.Cluster).Helm),
-		t.node(), t.image(), t.rowan(), t.load(), t.logs())
+		t.node(), t.image(), t.rowan(), t.load(), t.logs(), t.moveDisk())
 	for name, do := range nodeActions {
 		root.AddCommand(t.action(name, do))
 	}
@@ -89,11 +90,18 @@ func (t *tool) build() *cobra.Command {
 
 func (t *tool) up() *cobra.Command {
 	cfg := kube.Config{Log: os.Stdout}
+	var disk string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Bring a cluster up; build what is not built",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if disk != "0" {
+				var err error
+				if cfg.Disk, err = bytesize.Parse(disk); err != nil {
+					return fmt.Errorf("--disk: %w", err)
+				}
+			}
 			if err := kube.Check(); err != nil {
 				return err
 			}
@@ -109,6 +117,7 @@ func (t *tool) up() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&disk, "disk", bytesize.Format(kube.DefaultDisk), "size of each node's disk, a sparse file, where pools are; 0: they are on this machine's file system")
 	cmd.Flags().IntVar(&cfg.Nodes, "nodes", 3, "how many nodes")
 	cmd.Flags().BoolVar(&cfg.Snapshots, "snapshots", true, "install the snapshot API and its controller")
 	cmd.Flags().StringSliceVar(&cfg.Images, "image", nil, "archive of an image to load into every node; may be repeated")

@@ -76,3 +76,22 @@ func (t *tool) node() *cobra.Command {
 		},
 	}
 }
+
+func (t *tool) moveDisk() *cobra.Command {
+	return &cobra.Command{
+		Use:   "move-disk FROM TO",
+		Short: "Move a stopped node's disk into another stopped node, in place of its own",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			from, err := t.find(args[0])
+			if err != nil {
+				return err
+			}
+			to, err := t.find(args[1])
+			if err != nil {
+				return err
+			}
+			return to.TakeDisk(from)
+		},
+	}
+}

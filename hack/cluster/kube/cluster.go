@@ -31,6 +31,7 @@ type Config struct {
 	Dir       string      // the cluster's folder; absent or empty
 	Nodes     int         // 1 to MaxNodes
 	Programs  build.Cache // complete
+	Disk      int64       // bytes of each node's own disk at /var/lib/rowan, in a sparse file; 0: pools are on the machine's file system
 	Images    []string    // archives loaded into every node beside the cluster's own
 	Snapshots bool        // install the snapshot API and its controller
 	Log       io.Writer   // progress, a line each; nil: none
@@ -49,6 +50,7 @@ type state struct {
 	Nodes int
 	Index int    // tells clusters of this machine apart: network, link, cgroup
 	Cache string // folder of the programs
+	Disk  int64  // bytes of each node's disk; 0: none
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "cluster.json") }

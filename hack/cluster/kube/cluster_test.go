@@ -103,6 +103,7 @@ func TestCluster(t *testing.T) {
 	t.Run("nodes are apart", func(t *testing.T) { apart(t, c) })
 	t.Run("kubelet dies", func(t *testing.T) { kubeletDies(t, c.Node(1)) })
 	t.Run("node stops and comes back", func(t *testing.T) { stopAndStart(t, c, c.Node(2)) })
+	t.Run("disk moves", func(t *testing.T) { diskMoves(t, c.Node(1), c.Node(3)) })
 	t.Run("reinstalled", func(t *testing.T) { reinstall(t, c.Node(3)) })
 }
 
@@ -238,15 +239,38 @@ func machineFileOf(t *testing.T) string {
 	return file
 }
 
+// diskMoves puts a node's disk into another machine. The node it came from has a new one.
+func diskMoves(t *testing.T, from, to *Node) {
+	in(t, from, "sh", "-c", "echo from > /var/lib/rowan/where && sync /var/lib/rowan/where")
+	if got := in(t, from, "stat", "--file-system", "--format=%T", "/var/lib/rowan"); got != "xfs" {
+		t.Errorf("a node's disk is %s; want xfs", got)
+	}
+	if err := to.TakeDisk(from); err == nil {
+		t.Error("the disk of a node that runs was moved")
+	}
+	if err := errors.Join(from.Stop(t.Context()), to.Stop(t.Context()), to.TakeDisk(from), from.Start(t.Context()), to.Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if got := in(t, to, "cat", "/var/lib/rowan/where"); got != "from" {
+		t.Errorf("the moved disk holds %q", got)
+	}
+	if got := in(t, from, "ls", "/var/lib/rowan"); got != "" {
+		t.Errorf("the new disk holds %s", got)
+	}
+	if err := errors.Join(from.WaitReady(t.Context()), to.WaitReady(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func reinstall(t *testing.T, n *Node) {
-	in(t, n, "sh", "-c", "echo old > /var/lib/old; echo old > /run/rowan/old")
+	in(t, n, "sh", "-c", "echo old | tee /var/lib/old /run/rowan/old /var/lib/rowan/old")
 	if err := n.Wipe(t.Context()); err == nil {
 		t.Error("a node that runs was wiped")
 	}
 	if err := errors.Join(n.Stop(t.Context()), n.Wipe(t.Context()), n.Start(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	if got := in(t, n, "sh", "-c", "ls /var/lib/old /run/rowan/old 2>&1 || true"); strings.Count(got, "No such file") != 2 {
+	if got := in(t, n, "sh", "-c", "ls /var/lib/old /run/rowan/old /var/lib/rowan/old 2>&1 || true"); strings.Count(got, "No such file") != 3 {
 		t.Errorf("after the node was wiped: %s", got)
 	}
 	if err := n.WaitReady(t.Context()); err != nil {

@@ -53,7 +53,7 @@ func bring(t *testing.T, nodes int, snapshots bool) *Cluster {
 	dir := filepath.Join(t.TempDir(), "cluster")
 	t.Cleanup(func() { takeDown(t, dir, before) })
 	start := time.Now()
-	c, err := Up(ctx, Config{Dir: dir, Nodes: nodes, Programs: programs, Snapshots: snapshots, Log: testWriter{t}})
+	c, err := Up(ctx, Config{Dir: dir, Nodes: nodes, Programs: programs, Snapshots: snapshots, Disk: 1 << 30, Log: testWriter{t}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func (n *Node) Name() string { return nodeName(n.number) }
 // Address is the node's internal address.
 func (n *Node) Address() string { return n.c.address(n.number) }
 
-// Folder is where the machine has a node's /var/lib; for looking at it, and for moving a stopped node's disks to another.
+// Folder is where the machine has a node's /var/lib, without what is on its disk.
 func (n *Node) Folder() string { return n.c.path(n.Name(), "lib") }
 
 // Command runs in the node's namespaces. Ending its context ends nsenter(1), not what that has started.
@@ -50,7 +50,13 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	if err := linkStore(c.cache.Store(), n.file("lib/containerd")); err != nil {
 		return err
 	}
+	if err := n.makeDisk(ctx); err != nil {
+		return err
+	}
 	if err := c.startNamespaces(ctx, n.number); err != nil {
+		return err
+	}
+	if err := n.mountDisk(ctx); err != nil {
 		return err
 	}
 	if err := c.plugNode(ctx, n.number); err != nil {
@@ -214,8 +220,8 @@ func (n *Node) Wipe(ctx context.Context) error {
 	if _, err := n.c.init(n.number); !errors.Is(err, ErrDown) {
 		return errors.Join(fmt.Errorf("wipe %s: it runs; stop it first", n.Name()), err)
 	}
-	for name := range own {
-		if err := os.RemoveAll(n.file(name)); err != nil {
+	for _, file := range []string{n.file("lib"), n.file("log"), n.diskFile()} {
+		if err := os.RemoveAll(file); err != nil {
 			return fmt.Errorf("wipe %s: %w", n.Name(), err)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // needed are the programs of other packages that a cluster runs; hack/setup.sh cluster installs them.
-var needed = []string{"nsenter", "unshare", "setsid", "ip", "runc", "iptables", "conntrack", "mount", "/usr/lib/cni/ptp"}
+var needed = []string{"nsenter", "unshare", "setsid", "ip", "runc", "iptables", "conntrack", "mount", "losetup", "mkfs.xfs", "/usr/lib/cni/ptp"}
 
 // Check says what this machine lacks; nil if a cluster can run here.
 func Check() error {
@@ -63,6 +63,9 @@ func claim(ctx context.Context, cfg Config) (*Cluster, error) {
 	if cfg.Nodes < 1 || cfg.Nodes > MaxNodes {
 		return nil, fmt.Errorf("a cluster has 1 to %d nodes, not %d", MaxNodes, cfg.Nodes)
 	}
+	if cfg.Disk != 0 && cfg.Disk < minDisk {
+		return nil, fmt.Errorf("a node's disk has at least %d MiB, not %d bytes", minDisk>>20, cfg.Disk)
+	}
 	for _, folder := range []string{dir, cfg.Programs.Dir} {
 		for _, h := range hidden {
 			if strings.HasPrefix(folder+"/", h+"/") {
@@ -102,7 +105,7 @@ func claim(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.state = state{Nodes: cfg.Nodes, Index: index, Cache: cfg.Programs.Dir}
+	c.state = state{Nodes: cfg.Nodes, Index: index, Cache: cfg.Programs.Dir, Disk: cfg.Disk}
 	if err := c.save(); err != nil {
 		return nil, err
 	}
