@@ -33,7 +33,7 @@ func (s *idempotent) Create(ctx context.Context, r CreateRequest) (Volume, error
 			return v, nil
 		}
 		if errors.Is(err, ErrExists) { // made by somebody else meanwhile
-			v, err = s.Get(ctx, r.ID())
+			v, err = existing(err, func() (Volume, error) { return s.Get(ctx, r.ID()) })
 		}
 	}
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *idempotent) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Sna
 			return snap, nil
 		}
 		if errors.Is(err, ErrExists) {
-			snap, err = s.GetSnapshot(ctx, r.ID())
+			snap, err = existing(err, func() (Snapshot, error) { return s.GetSnapshot(ctx, r.ID()) })
 		}
 	}
 	if err != nil {
@@ -74,4 +74,13 @@ func (s *idempotent) DeleteSnapshot(ctx context.Context, id SnapshotID) error {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	return nil
+}
+
+// existing reads what is in the way. What is begun but not made yet cannot be read, and then the refusal stands: it says what differs.
+func existing[T any](refusal error, read func() (T, error)) (T, error) {
+	v, err := read()
+	if errors.Is(err, ErrNotFound) {
+		return v, refusal
+	}
+	return v, err
 }

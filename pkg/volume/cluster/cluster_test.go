@@ -95,3 +95,8 @@ func TestConformance(t *testing.T) {
 		return f.Service, f.agent
 	})
 }
+
+func (f *fixture) lease(node string) *coordinationv1.Lease {
+	f.t.Helper()
+	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: v1alpha1.AgentLease(node)}}
+}

@@ -45,8 +45,11 @@ func (s *Service) raise(ctx context.Context, o *v1alpha1.LocalVolume, r volume.R
 		return 0, fmt.Errorf("volume %s: %w", o.Name, err)
 	}
 	promised := promised(o)
-	if want.Size <= now.Size || want.Size <= promised && r.Accepts(promised) {
+	switch {
+	case want.Size <= now.Size || want.Size <= promised && r.Accepts(promised):
 		return want.Size, nil
+	case want.Size < promised:
+		return 0, fmt.Errorf("%w: volume %s is growing to %d bytes already, over the limit of %d", volume.ErrOutOfRange, o.Name, promised, r.Limit)
 	}
 	c, err := s.candidateNamed(ctx, o.Spec.Location, anyVolume)
 	if err == nil {
