@@ -16,7 +16,6 @@ type state struct {
 	node       string
 	absent     bool // its removal is wanted, for good
 	conditions []metav1.Condition
-	observed   int64 // status.observedGeneration
 	generation int64
 }
 
@@ -25,10 +24,10 @@ func stateOf(obj client.Object) state {
 	switch o := obj.(type) {
 	case *v1alpha1.LocalVolume:
 		s.noun, s.node, s.absent = "volume", o.Spec.NodeName, o.Spec.DesiredState == v1alpha1.Absent
-		s.conditions, s.observed = o.Status.Conditions, o.Status.ObservedGeneration
+		s.conditions = o.Status.Conditions
 	case *v1alpha1.LocalSnapshot:
 		s.noun, s.node, s.absent = "snapshot", o.Spec.NodeName, o.Spec.DesiredState == v1alpha1.Absent
-		s.conditions, s.observed = o.Status.Conditions, o.Status.ObservedGeneration
+		s.conditions = o.Status.Conditions
 	default:
 		panic(fmt.Sprintf("state of %T", obj))
 	}
@@ -41,7 +40,7 @@ func (s state) is(condition string) bool { return meta.IsStatusConditionTrue(s.c
 // refused is a condition that is False for the spec as it is now, nil if there is none. What it says of an older spec does not count.
 func (s state) refused(condition string) *metav1.Condition {
 	c := meta.FindStatusCondition(s.conditions, condition)
-	if c == nil || c.Status != metav1.ConditionFalse || max(c.ObservedGeneration, s.observed) < s.generation {
+	if c == nil || c.Status != metav1.ConditionFalse || c.ObservedGeneration < s.generation {
 		return nil
 	}
 	return c
