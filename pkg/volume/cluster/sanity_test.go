@@ -55,7 +55,7 @@ func serve(t *testing.T, f *fixture, machine driver.Mounter) string {
 	server := driver.NewServer(ktesting.NewLogger(t, ktesting.NewConfig()), driver.Services{
 		Identity:   driver.NewIdentity("1.2.3", true, f.Health),
 		Controller: driver.NewController(volume.OpenController(f.Service), driver.ParamPoolSet),
-		Node:       driver.NewNode(volume.Open(f.agent), machine, 0),
+		Node:       driver.NewNode(volume.Open(f.agent), machine, driver.NodeOptions{}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
