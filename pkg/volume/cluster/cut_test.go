@@ -96,7 +96,7 @@ func TestCutErrors(t *testing.T) {
 	v := f.must("v")
 	r := volume.SnapshotRequest{Name: "s", Source: v.ID}
 	f.agent.set(func(a *agent) { a.fail["cut"] = fmt.Errorf("gates: %w", volume.ErrPending) })
-	_, err := f.CreateSnapshot(short(t), r)
+	_, err := f.CreateSnapshot(awhile(t), r)
 	says(t, "retryable", err, volume.ErrUnavailable, "gates:")
 	f.agent.set(func(a *agent) { a.fail["cut"] = fmt.Errorf("pool: %w", volume.ErrNoSpace) })
 	_, err = f.CreateSnapshot(t.Context(), r)
@@ -134,7 +134,7 @@ func TestGrowth(t *testing.T) {
 	f := newFixture(t, nil)
 	v := f.must("v")
 	f.agent.set(func(a *agent) { a.fail["grow"] = fmt.Errorf("device busy: %w", volume.ErrUnavailable) })
-	_, err := f.Expand(short(t), v.ID, volume.Range{Required: 4 * volumetest.Gi})
+	_, err := f.Expand(awhile(t), v.ID, volume.Range{Required: 4 * volumetest.Gi})
 	says(t, "retryable", err, volume.ErrUnavailable, "device busy")
 	if got, err := f.Get(t.Context(), v.ID); err != nil || got.Sizing != v.Sizing {
 		t.Errorf("not grown yet: %+v, %v", got.Sizing, err)

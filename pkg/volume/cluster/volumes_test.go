@@ -29,6 +29,14 @@ func short(t *testing.T) context.Context {
 	return ctx
 }
 
+// awhile is a context that lasts until an agent has refused.
+func awhile(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -94,9 +102,9 @@ func TestRetryableErrorLeavesTheObject(t *testing.T) {
 	f := newFixture(t, nil)
 	c := volume.OpenController(f.Service)
 	r := volume.CreateRequest{Name: "v"}
-	for _, cause := range []error{volume.ErrFailed, volume.ErrPending, volume.ErrNotFound, volume.ErrUnavailable, errors.New("surprise")} {
+	for _, cause := range []error{volume.ErrFailed, volume.ErrNotFound, errors.New("surprise")} {
 		f.agent.set(func(a *agent) { a.fail["create"] = fmt.Errorf("the engine: %w", cause) })
-		_, err := c.Create(short(t), r)
+		_, err := c.Create(awhile(t), r)
 		says(t, "create", err, volume.ErrUnavailable, "worker-a", "the engine: "+cause.Error())
 		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrFailed) {
 			t.Errorf("%v: the caller would forget the volume", err)
