@@ -156,16 +156,19 @@ func (p *nodePlugin) ready(ctx context.Context) error {
 	return err
 }
 
-// register waits until the node's identity is known, which the kubelet asks for, and serves the registration.
+// register waits until the node's identity is known, which the kubelet asks for and compares with the Node's label, and serves the registration.
 func (p *nodePlugin) register(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		_, err := p.agent.Identity(ctx)
 		if err == nil {
+			_, err = p.agent.KeepNode(ctx, false) // or the kubelet would refuse an identity that has changed
+		}
+		if err == nil {
 			break
 		}
-		klog.FromContext(ctx).Info("The node's identity is not known yet", "reason", err.Error())
+		klog.FromContext(ctx).Info("Cannot be registered yet", "reason", err.Error())
 		select {
 		case <-ctx.Done():
 			return nil

@@ -133,20 +133,13 @@ func (a *Agent) settle(ctx context.Context, p *v1alpha1.Pool, found string) erro
 				"move them to a node without pools", volume.ErrPlacement, found, a.identity.value, other.Name)
 		}
 	}
-	if err := a.identity.set(found); err != nil {
-		return err
-	}
-	return a.labelNode(ctx, found)
+	return a.identity.set(found)
 }
 
 // labelNode corrects the topology label that the kubelet made of an earlier identity. The kubelet itself never changes one, and refuses a plugin whose
 // topology is not what the label says.
-func (a *Agent) labelNode(ctx context.Context, value string) error {
-	n := &corev1.Node{}
-	if err := a.client.Get(ctx, client.ObjectKey{Name: a.cfg.Node}, n); err != nil {
-		return fmt.Errorf("read this node: %w", err)
-	}
-	if have, ok := n.Labels[v1alpha1.TopologyKey]; !ok || have == value {
+func (a *Agent) labelNode(ctx context.Context, n *corev1.Node, value string) error {
+	if have, ok := n.Labels[v1alpha1.TopologyKey]; !ok || value == "" || have == value {
 		return nil
 	}
 	old := n.DeepCopy()

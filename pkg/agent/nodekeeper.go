@@ -67,12 +67,15 @@ func (a *Agent) foreignPools(ctx context.Context) (list []string, err error) {
 	return list, nil
 }
 
-// Untaint takes the taint off the node that kept pods away until pool and driver serve, if they do. done: there
-// is none.
-func (a *Agent) Untaint(ctx context.Context) (done bool, err error) {
+// KeepNode corrects the Node's topology label, and takes the taint off it that kept pods away until pool and driver serve, if they do: serving
+// says that the driver does. done: the Node is as it should be.
+func (a *Agent) KeepNode(ctx context.Context, serving bool) (done bool, err error) {
 	n := &corev1.Node{}
 	if err := a.client.Get(ctx, client.ObjectKey{Name: a.cfg.Node}, n); err != nil {
 		return false, fmt.Errorf("read this node: %w", err)
+	}
+	if err := a.labelNode(ctx, n, a.Known()); err != nil {
+		return false, err // the kubelet would refuse the driver
 	}
 	ours := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
 	if !slices.ContainsFunc(n.Spec.Taints, ours) {
@@ -82,7 +85,7 @@ func (a *Agent) Untaint(ctx context.Context) (done bool, err error) {
 	if err := a.client.List(ctx, &ps); err != nil {
 		return false, fmt.Errorf("list this node's pools: %w", err)
 	}
-	if !slices.ContainsFunc(ps.Items, func(p v1alpha1.Pool) bool { return is(&p, v1alpha1.Ready) }) {
+	if !serving || !slices.ContainsFunc(ps.Items, func(p v1alpha1.Pool) bool { return is(&p, v1alpha1.Ready) }) {
 		return false, nil
 	}
 	old := n.DeepCopy()

@@ -171,6 +171,9 @@ func TestForeignPool(t *testing.T) {
 	if id := w.agent.Node().NodeID(); id != "node-9" {
 		t.Errorf("identity %s", id)
 	}
+	if _, err := w.agent.KeepNode(t.Context(), true); err != nil {
+		t.Error(err)
+	}
 	if got := get(w, node).Labels[v1alpha1.TopologyKey]; got != "node-9" {
 		t.Errorf("the node's label is %s", got)
 	}
@@ -261,18 +264,21 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-func TestUntaint(t *testing.T) {
+func TestKeepNode(t *testing.T) {
 	w := newWorld(t)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
 	other := corev1.Taint{Key: "other", Effect: corev1.TaintEffectNoSchedule}
 	get(w, node).Spec.Taints = []corev1.Taint{other, {Key: v1alpha1.TaintNotReady, Effect: corev1.TaintEffectNoSchedule}}
 	must(t, w.client.Update(t.Context(), node))
-	if done, err := w.agent.Untaint(t.Context()); done || err != nil || len(get(w, node).Spec.Taints) != 2 {
+	if done, err := w.agent.KeepNode(t.Context(), true); done || err != nil || len(get(w, node).Spec.Taints) != 2 {
 		t.Errorf("without a pool: %t, %v, %v", done, err, node.Spec.Taints)
 	}
 	w.apply(newPool("p", filepath.Join(w.dir, "pool")))
 	w.settled()
-	if done, err := w.agent.Untaint(t.Context()); !done || err != nil || len(get(w, node).Spec.Taints) != 1 || node.Spec.Taints[0] != other {
+	if done, err := w.agent.KeepNode(t.Context(), false); done || err != nil || len(get(w, node).Spec.Taints) != 2 {
+		t.Errorf("unregistered: %t, %v, %v", done, err, node.Spec.Taints)
+	}
+	if done, err := w.agent.KeepNode(t.Context(), true); !done || err != nil || len(get(w, node).Spec.Taints) != 1 || node.Spec.Taints[0] != other {
 		t.Errorf("with one: %t, %v, %v", done, err, node.Spec.Taints)
 	}
 }

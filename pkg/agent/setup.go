@@ -86,10 +86,10 @@ func (a *Agent) snapshotsOf(ctx context.Context, pool client.Object) (list []rec
 	return list
 }
 
-// Live says that the agent lives until ctx ends, and has the node freed of its taint when serving says so. told is told of what went wrong; it is tried again.
+// Live says that the agent lives until ctx ends, and keeps the Node as it should be while serving says that the kubelet knows the driver. told is told of what went wrong; it is tried again.
 func (a *Agent) Live(ctx context.Context, serving func() bool, told func(error)) {
 	var renewed time.Time
-	untainted := false
+	done := false
 	tick := a.cfg.Clock.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -100,9 +100,9 @@ func (a *Agent) Live(ctx context.Context, serving func() bool, told func(error))
 			}
 			renewed = a.cfg.Clock.Now()
 		}
-		if serving() && (due || !untainted) {
-			done, err := a.Untaint(ctx)
-			if untainted = done; err != nil {
+		if due || !done {
+			var err error
+			if done, err = a.KeepNode(ctx, serving()); err != nil {
 				told(err)
 			}
 		}
