@@ -1,5 +1,5 @@
-// Command rowan-controller looks after what is not one node's business: which nodes have pools, nodes that are gone, disks that moved, and where a restored
-// volume is made. Any number of replicas run; one of them, which holds the lease, works.
+// Command rowan-controller looks after what is not one node's business: which nodes have pools, nodes that are gone, disks that moved, and where a
+// restored volume is made. Any number of replicas run; one of them, which holds the lease, works.
 package main
 
 import (
@@ -73,7 +73,8 @@ func command() *cobra.Command {
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "work only while holding the lease "+name+": needed where there are several replicas")
 	f.StringVar(&o.healthAddress, "health-address", ":9809", "the address to serve /healthz and /readyz on")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":9810", "the address to serve /metrics on; 0: none")
-	f.DurationVar(&o.NodeLostAfter, "node-lost-after", o.NodeLostAfter, "how long a Node must be gone and its agent silent, until its volumes are NodeLost")
+	f.DurationVar(&o.NodeLostAfter, "node-lost-after", o.NodeLostAfter,
+		"how long a Node must be gone and its agent silent, until its volumes are NodeLost")
 	f.DurationVar(&o.UnselectedAfter, "unselected-after", o.UnselectedAfter,
 		"how long a PoolSet must not have chosen a node, until that node's empty pool is given up")
 	f.Float32Var(&o.qps, "kube-api-qps", 100, "requests a second to the API server")

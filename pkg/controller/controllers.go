@@ -1,7 +1,7 @@
 // Package controller has the controllers of rowan-controller, one folder for each, and the list of all.
 //
-// Contract: they meet the agents and the CSI controller in the custom resources only. They run in one process that was elected; two that overlap do no harm (see
-// package kit). Each is idempotent: it compares what is wanted with what is there, and may be ended between any two of its writes.
+// Contract: they meet the agents and the CSI controller in the custom resources only. They run in one process that was elected; two that overlap do
+// no harm (see package kit). Each is idempotent: it compares what is wanted with what is there, and may be ended between any two of its writes.
 package controller
 
 import (
@@ -78,8 +78,8 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
-// CacheOptions keep the cache small: of leases those of the release's namespace; of pods those without a node, and their names, volumes and no more; and of
-// nothing the record of who wrote which field.
+// CacheOptions keep the cache small: of leases those of the release's namespace; of pods those without a node, and their names, volumes and no more;
+// and of nothing the record of who wrote which field.
 func CacheOptions(namespace string) cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),

@@ -15,8 +15,8 @@ const (
 	AgentRenewal = 10 * time.Second
 	// AgentSilence is after which time without a renewal an agent counts as away.
 	AgentSilence = 40 * time.Second
-	// ForeignPools is an annotation of the agent's lease: the UUIDs, separated by commas, of pools whose members the agent found on its node though no Pool
-	// object of its node has that status.uuid. An agent may not write objects of other nodes; rowan-controller reads it here and moves them.
+	// ForeignPools is an annotation of the agent's lease: the UUIDs, separated by commas, of pools whose members the agent found on its node though
+	// no Pool object of its node has that status.uuid. An agent may not write objects of other nodes; rowan-controller reads it here and moves them.
 	ForeignPools = "rowan.storage/foreign-pools"
 )
 

@@ -1,8 +1,8 @@
 // Package finalizer lets objects go that were deleted with both keys and that the agent has said nothing is left of.
 //
-// Normally the call that asked for the deletion does this; its process may be gone. Contract: the finalizer is removed if and only if spec.desiredState is
-// Absent, the object has a deletionTimestamp and its condition Deleted is True. Nothing else is evidence: an agent that is silent, a node that is lost or a pool
-// that is gone may come back with the blocks.
+// Normally the call that asked for the deletion does this; its process may be gone. Contract: the finalizer is removed if and only if
+// spec.desiredState is Absent, the object has a deletionTimestamp and its condition Deleted is True. Nothing else is evidence: an agent that is
+// silent, a node that is lost or a pool that is gone may come back with the blocks.
 package finalizer
 
 import (

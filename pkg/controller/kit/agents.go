@@ -13,8 +13,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 )
 
-// Agents says which agents live, by their leases. A lease's time is its node's clock, which may be wrong; so an agent lives, too, while its renewals are seen to
-// go on by this process's own clock.
+// Agents says which agents live, by their leases. A lease's time is its node's clock, which may be wrong; so an agent lives, too, while its renewals
+// are seen to go on by this process's own clock.
 type Agents struct {
 	kit *Kit
 

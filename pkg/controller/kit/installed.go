@@ -10,8 +10,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// WhenInstalled calls then as soon as the API server knows a kind, which may be never. It returns when it did, or ctx is done. An API server that does not
-// answer is asked again.
+// WhenInstalled calls then as soon as the API server knows a kind, which may be never. It returns when it did, or ctx is done. An API server that
+// does not answer is asked again.
 func (k *Kit) WhenInstalled(ctx context.Context, mapper meta.RESTMapper, kind schema.GroupVersionKind, then func() error) error {
 	ticker := time.NewTicker(k.ProbeEvery)
 	defer ticker.Stop()

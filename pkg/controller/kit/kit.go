@@ -1,7 +1,7 @@
 // Package kit is what all controllers share: the client, the clock, the objects of nodes seen as one kind, and whether an agent lives.
 //
-// Contract: every write is a patch that carries the resource version that was read, so that a controller that acts on an old view fails with a conflict
-// and looks again, and two leaders that overlap for a moment do no harm. A condition is written only where it changes.
+// Contract: every write is a patch that carries the resource version that was read, so that a controller that acts on an old view fails with a
+// conflict and looks again, and two leaders that overlap for a moment do no harm. A condition is written only where it changes.
 package kit
 
 import (
@@ -18,10 +18,11 @@ type Config struct {
 	Namespace string
 	// NodeLostAfter is how long a Node must be gone and its agent silent, until its objects say NodeLost.
 	NodeLostAfter time.Duration
-	// UnselectedAfter is how long a PoolSet must not have chosen a node, until that node's empty pool is given up: a node that registers again has lost its
-	// labels for a moment.
+	// UnselectedAfter is how long a PoolSet must not have chosen a node, until that node's empty pool is given up: a node that registers again has
+	// lost its labels for a moment.
 	UnselectedAfter time.Duration
-	// FinalizeAfter is how long after Deleted=True a finalizer that is still there is removed: normally the call that asked for the deletion removes it.
+	// FinalizeAfter is how long after Deleted=True a finalizer that is still there is removed: normally the call that asked for the deletion removes
+	// it.
 	FinalizeAfter time.Duration
 	// ProbeEvery is how often it is looked for definitions (snapshots, CDI) that are not installed.
 	ProbeEvery time.Duration

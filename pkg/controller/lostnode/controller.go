@@ -1,9 +1,9 @@
 // Package lostnode marks what is on nodes that are gone.
 //
-// A node is gone when its Node object is, by the UID under which its agent last lived, and its agent is silent. From then on its pools say NodeLost=Unknown; after
-// Config.NodeLostAfter they, and all volumes, snapshots and groups there, say NodeLost=True. Deletions of these are answered from then on, and carried out when
-// the disks return. Contract: conditions are all that is written, and the UID of a node that came back; nothing is freed, deleted or moved. The times are in the
-// conditions, so that a controller that starts anew goes on where the last one was.
+// A node is gone when its Node object is, by the UID under which its agent last lived, and its agent is silent. From then on its pools say
+// NodeLost=Unknown; after Config.NodeLostAfter they, and all volumes, snapshots and groups there, say NodeLost=True. Deletions of these are answered
+// from then on, and carried out when the disks return. Contract: conditions are all that is written, and the UID of a node that came back; nothing is
+// freed, deleted or moved. The times are in the conditions, so that a controller that starts anew goes on where the last one was.
 package lostnode
 
 import (
@@ -111,8 +111,8 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return reconcile.Result{RequeueAfter: again}, c.unmark(ctx, here)
 }
 
-// sameNode says whether the Node is there that the pools were made on. One that was made again under its name is another one, until its agent lives: then its
-// UID is the pools'.
+// sameNode says whether the Node is there that the pools were made on. One that was made again under its name is another one, until its agent lives:
+// then its UID is the pools'.
 func (c *Controller) sameNode(ctx context.Context, node *metav1.PartialObjectMetadata, alive bool, pools []client.Object) (bool, error) {
 	if node == nil {
 		return false, nil
@@ -161,7 +161,8 @@ func (c *Controller) mark(ctx context.Context, name string, here map[string][]cl
 	if wait > 0 && !anyLost(clocks) {
 		return reconcile.Result{RequeueAfter: min(wait, lookEvery)}, nil
 	}
-	text := fmt.Sprintf("node %s is gone since %s; deletions are carried out when its disks return, on whatever node", name, since.UTC().Format(time.RFC3339))
+	text := fmt.Sprintf("node %s is gone since %s; deletions are carried out when its disks return, on whatever node", name,
+		since.UTC().Format(time.RFC3339))
 	for _, k := range kit.Kinds {
 		for _, o := range here[k.Name] {
 			s := kit.ViewOf(o).Status

@@ -109,7 +109,8 @@ func TestGoneAndBack(t *testing.T) {
 		t.Errorf("%q", events)
 	}
 	// A snapshot that was asked for just before, and whose object comes late.
-	late := &v1alpha1.LocalSnapshot{ObjectMeta: metav1.ObjectMeta{Name: "snap-late"}, Spec: v1alpha1.LocalSnapshotSpec{Location: v1alpha1.Location{NodeName: "a"}}}
+	late := &v1alpha1.LocalSnapshot{ObjectMeta: metav1.ObjectMeta{Name: "snap-late"},
+		Spec: v1alpha1.LocalSnapshotSpec{Location: v1alpha1.Location{NodeName: "a"}}}
 	s.Create(late)
 	s.settle("a")
 	s.Get(late, "snap-late")

@@ -1,10 +1,10 @@
 // Package poolmove follows disks: a pool whose members show up on another node is moved there, and its volumes, snapshots and groups with it.
 //
-// An agent announces on its lease the pools that it found and that are not its node's. Contract: a pool moves only if exactly one living agent announces it and the
-// node that has it cannot have it in use: that Node is gone (by its UID), or tainted as out of service, and its agent silent; or its agent lives and has said
-// for a while that the pool is gone. Whatever a wrong or malicious agent announces, a pool that is served stays. What is written: spec.nodeName
-// (and spec.nodeUID) of the Pool, then spec.nodeName of the objects that name the pool by its UUID. The Pool is written first and the objects follow it, so
-// that there is one truth, and a controller that is ended in between goes on from there. Nothing is freed.
+// An agent announces on its lease the pools that it found and that are not its node's. Contract: a pool moves only if exactly one living agent
+// announces it and the node that has it cannot have it in use: that Node is gone (by its UID), or tainted as out of service, and its agent silent; or
+// its agent lives and has said for a while that the pool is gone. Whatever a wrong or malicious agent announces, a pool that is served stays. What is
+// written: spec.nodeName (and spec.nodeUID) of the Pool, then spec.nodeName of the objects that name the pool by its UUID. The Pool is written first
+// and the objects follow it, so that there is one truth, and a controller that is ended in between goes on from there. Nothing is freed.
 package poolmove
 
 import (
@@ -115,7 +115,8 @@ func (c *Controller) move(ctx context.Context, pool *v1alpha1.Pool) (time.Durati
 	from, to := pool.Spec.NodeName, finders[0]
 	if len(finders) > 1 {
 		c.Events.Eventf(pool, nil, corev1.EventTypeWarning, "FoundTwice", "Move",
-			"the agents of nodes %s found disks of this pool: were they copied? It stays on node %s until only one has them", strings.Join(finders, ", "), from)
+			"the agents of nodes %s found disks of this pool: were they copied? It stays on node %s until only one has them", strings.Join(finders, ", "),
+			from)
 		return lookEvery, nil
 	}
 	node, err := c.Node(ctx, to)
@@ -134,7 +135,8 @@ func (c *Controller) move(ctx context.Context, pool *v1alpha1.Pool) (time.Durati
 	there, err := c.Patch(ctx, pool, func() { pool.Spec.NodeName, pool.Spec.NodeUID = to, string(node.UID) })
 	if err == nil && there {
 		moved.Inc()
-		c.Events.Eventf(pool, nil, corev1.EventTypeNormal, "Moved", "Move", "the disks are on node %s now, and were on node %s; volumes and snapshots follow", to, from)
+		c.Events.Eventf(pool, nil, corev1.EventTypeNormal, "Moved", "Move",
+			"the disks are on node %s now, and were on node %s; volumes and snapshots follow", to, from)
 	}
 	return 0, err
 }

@@ -113,7 +113,8 @@ func TestFollowsDisks(t *testing.T) {
 			s.Step(v1alpha1.AgentSilence)
 			s.renew("a")
 		}, true, "Moved"},
-		{"its agent says so for a moment", func(s *suite) { s.ready("pool-a", metav1.ConditionFalse, v1alpha1.ReasonPoolGone) }, false, "only for a moment"},
+		{"its agent says so for a moment", func(s *suite) { s.ready("pool-a", metav1.ConditionFalse, v1alpha1.ReasonPoolGone) }, false,
+			"only for a moment"},
 		{"it is served", func(*suite) {}, false, "FoundElsewhere: the agent of node b found disks of this pool, but node a has it: were they copied?"},
 		{"it has failed", func(s *suite) {
 			s.ready("pool-a", metav1.ConditionFalse, v1alpha1.ReasonPoolFailed)

@@ -1,8 +1,9 @@
 // Package poolset makes a Pool on every node that a PoolSet chooses, and counts them.
 //
-// Contract: it makes pools, adds members, changes overcommit, and gives up a pool only when all of these hold: nobody else's PoolSet has it, no object and no
-// orphan is in it by a live look at the API server, and its node is there but was not chosen for a while (or another pool of the set took its place). The agent
-// looks again in the engine before it does anything. A node that is gone, a PoolSet that is deleted and a node plugin that is away give up nothing.
+// Contract: it makes pools, adds members, changes overcommit, and gives up a pool only when all of these hold: nobody else's PoolSet has it, no
+// object and no orphan is in it by a live look at the API server, and its node is there but was not chosen for a while (or another pool of the set
+// took its place). The agent looks again in the engine before it does anything. A node that is gone, a PoolSet that is deleted and a node plugin that
+// is away give up nothing.
 package poolset
 
 import (
@@ -160,8 +161,8 @@ func (c *Controller) look(ctx context.Context, set *v1alpha1.PoolSet, selector l
 	return w, nil
 }
 
-// identityTaken is a pool on another node whose node identity is this name: disks that moved took it along. Two nodes with one topology value would draw each
-// other's pods.
+// identityTaken is a pool on another node whose node identity is this name: disks that moved took it along. Two nodes with one topology value would
+// draw each other's pods.
 func (w *world) identityTaken(node string) *v1alpha1.Pool {
 	for i := range w.everyOne {
 		if p := &w.everyOne[i]; p.Status.Identity == node && p.Spec.NodeName != node {

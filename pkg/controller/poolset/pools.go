@@ -30,8 +30,8 @@ func nameOf(set, node string) (string, bool) {
 	return name, len(name) <= maxName
 }
 
-// hashedName is the other name: for long ones, for SET-NODE that is another's ("a-b" on "c", "a" on "b-c"), and for a node that came back under the name of one
-// whose pool moved away. The Node's UID makes the last one different.
+// hashedName is the other name: for long ones, for SET-NODE that is another's ("a-b" on "c", "a" on "b-c"), and for a node that came back under the
+// name of one whose pool moved away. The Node's UID makes the last one different.
 func hashedName(set, node, uid string) string {
 	sum := sha256.Sum256([]byte(set + "/" + node + "/" + uid))
 	hash := hex.EncodeToString(sum[:4])
@@ -118,7 +118,8 @@ func difference(pool, set v1alpha1.PoolTemplate) string {
 		case i >= len(set.Members):
 			return fmt.Sprintf("it has member %s, which template.members has no more: remove it with rowanctl pool member remove", path(m))
 		case path(m) != path(set.Members[i]):
-			return fmt.Sprintf("its member %d is %s, and template.members[%d] is %s: members can be added at the end only", i, path(m), i, path(set.Members[i]))
+			return fmt.Sprintf("its member %d is %s, and template.members[%d] is %s: members can be added at the end only", i, path(m), i,
+				path(set.Members[i]))
 		case !equality.Semantic.DeepEqual(m, set.Members[i]):
 			return fmt.Sprintf("its member %s was made with other settings than template.members[%d] has now: they count when a member is made, "+
 				"rowanctl pool grow changes its size", path(m), i)
@@ -192,7 +193,8 @@ func (c *Controller) markUnselected(ctx context.Context, p *v1alpha1.Pool, selec
 	return max(0, c.UnselectedAfter-c.Clock.Since(since)), nil
 }
 
-// setAbsent writes the first key, if the pool holds nothing. The engine is asked again by the agent, so a volume that is made meanwhile keeps its pool.
+// setAbsent writes the first key, if the pool holds nothing. The engine is asked again by the agent, so a volume that is made meanwhile keeps its
+// pool.
 func (c *Controller) setAbsent(ctx context.Context, p *v1alpha1.Pool) error {
 	if p.Spec.DesiredState == v1alpha1.Absent {
 		return nil
@@ -210,7 +212,8 @@ func (c *Controller) setAbsent(ctx context.Context, p *v1alpha1.Pool) error {
 	}
 	there, err := c.Patch(ctx, &live, func() { live.Spec.DesiredState = v1alpha1.Absent })
 	if err == nil && there {
-		c.Events.Eventf(&live, nil, corev1.EventTypeNormal, "GivenUp", "Remove", "the pool on node %s holds nothing and is not wanted any more", live.Spec.NodeName)
+		c.Events.Eventf(&live, nil, corev1.EventTypeNormal, "GivenUp", "Remove", "the pool on node %s holds nothing and is not wanted any more",
+			live.Spec.NodeName)
 		live.DeepCopyInto(p)
 	}
 	return err

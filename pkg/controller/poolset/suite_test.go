@@ -269,7 +269,8 @@ func TestTemplate(t *testing.T) {
 	if p := s.pool("default-a"); p.Spec.OvercommitPercent != 100 || len(p.Spec.Members) != 2 {
 		t.Errorf("%+v", p.Spec)
 	}
-	wantText(t, change(func(p *v1alpha1.PoolTemplate) { p.Members = []v1alpha1.Member{member("/pool")} }), "False", "/second", "rowanctl pool member remove")
+	wantText(t, change(func(p *v1alpha1.PoolTemplate) { p.Members = []v1alpha1.Member{member("/pool")} }), "False", "/second",
+		"rowanctl pool member remove")
 	wantText(t, change(func(p *v1alpha1.PoolTemplate) {
 		p.Members = []v1alpha1.Member{member("/pool"), member("/second")}
 		p.Members[0].Directory.PercentOfFree = 50

@@ -1,13 +1,13 @@
 // Package selectednode places what is made from a snapshot or a volume where that is, before its pod is placed.
 //
-// A snapshot is on one node. A claim that waits for its first consumer is placed with its pod, by a scheduler that does not know where the snapshot is. A pod with
-// one such claim and a new one would be placed anywhere, the new volume made there, the other where the snapshot is, and no node would ever have both. So the
-// claim gets the annotation volume.kubernetes.io/selected-node, which is the scheduler's word for "make it there", as soon as it is seen: it binds before its pod
-// is placed, and the pod and its other claims follow.
+// A snapshot is on one node. A claim that waits for its first consumer is placed with its pod, by a scheduler that does not know where the snapshot
+// is. A pod with one such claim and a new one would be placed anywhere, the new volume made there, the other where the snapshot is, and no node would
+// ever have both. So the claim gets the annotation volume.kubernetes.io/selected-node, which is the scheduler's word for "make it there", as soon as
+// it is seen: it binds before its pod is placed, and the pod and its other claims follow.
 //
-// Contract: only claims of our provisioner, unbound, that wait for their first consumer, have a source whose node is known and no such annotation. Nothing
-// that the scheduler wrote is changed: the patch carries the resource version that was read. Where the definitions of snapshots are not installed, claims of
-// snapshots wait until they are. CSI's snapshot topology will replace all this.
+// Contract: only claims of our provisioner, unbound, that wait for their first consumer, have a source whose node is known and no such annotation.
+// Nothing that the scheduler wrote is changed: the patch carries the resource version that was read. Where the definitions of snapshots are not
+// installed, claims of snapshots wait until they are. CSI's snapshot topology will replace all this.
 package selectednode
 
 import (
@@ -135,7 +135,8 @@ func (c *Controller) class(ctx context.Context, claim *corev1.PersistentVolumeCl
 }
 
 func waitsForUs(class *storagev1.StorageClass) bool {
-	return class.Provisioner == v1alpha1.DriverName && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+	return class.Provisioner == v1alpha1.DriverName && class.VolumeBindingMode != nil &&
+		*class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
 }
 
 // place is the one function that decides for the scheduler.

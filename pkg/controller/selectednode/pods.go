@@ -20,7 +20,8 @@ import (
 // fieldClaim is the cache's index of pods by the claims that they use.
 const fieldClaim = "rowan.claim"
 
-// pods tells people of pods that can run nowhere, because their volumes are, or are to be made, on different nodes. The cache has pods without a node only.
+// pods tells people of pods that can run nowhere, because their volumes are, or are to be made, on different nodes. The cache has pods without a node
+// only.
 type pods struct {
 	*Controller
 

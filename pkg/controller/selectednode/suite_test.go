@@ -68,8 +68,10 @@ func volume(name, node string) []client.Object {
 	c.Spec.VolumeName = "pv-" + name
 	return []client.Object{c,
 		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv-" + name}, Spec: corev1.PersistentVolumeSpec{
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: v1alpha1.DriverName, VolumeHandle: "vol-" + name}}}},
-		&v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: "vol-" + name}, Spec: v1alpha1.LocalVolumeSpec{Location: v1alpha1.Location{NodeName: node}}},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: v1alpha1.DriverName,
+				VolumeHandle: "vol-" + name}}}},
+		&v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: "vol-" + name},
+			Spec: v1alpha1.LocalVolumeSpec{Location: v1alpha1.Location{NodeName: node}}},
 	}
 }
 
@@ -106,13 +108,15 @@ func TestPlaces(t *testing.T) {
 			Spec: snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{VolumeSnapshotContentName: &content}}}
 	}
 	givenContent := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: "given"},
-		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: v1alpha1.DriverName, Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: ptr("snap-cut")}}}
+		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: v1alpha1.DriverName,
+			Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: ptr("snap-cut")}}}
 	old := claim("new", "rowan", nil)
 	old.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ptr(snapshotv1.GroupName), Kind: kindSnapshot, Name: "cut"}
 	elsewhere := ofSnapshot("cut")
 	elsewhere.Namespace = ptr("ns")
 	elsewhereClaim := claim("new", "rowan", elsewhere)
-	bound, deleted, decided := claim("new", "rowan", ofSnapshot("cut")), claim("new", "rowan", ofSnapshot("cut")), claim("new", "rowan", ofSnapshot("cut"))
+	bound, deleted, decided := claim("new", "rowan", ofSnapshot("cut")), claim("new", "rowan", ofSnapshot("cut")),
+		claim("new", "rowan", ofSnapshot("cut"))
 	bound.Spec.VolumeName = "pv"
 	deleted.DeletionTimestamp, deleted.Finalizers = &metav1.Time{Time: time.Now()}, []string{"keep"}
 	decided.Annotations = map[string]string{annotation: "b"}
@@ -131,11 +135,13 @@ func TestPlaces(t *testing.T) {
 		{name: "a snapshot in a named namespace", claim: elsewhereClaim, want: "a"},
 		{name: "a snapshot of a made content", claim: claim("new", "rowan", ofSnapshot("given")),
 			objects: []client.Object{given("given", "given"), givenContent}, want: "a"},
-		{name: "a snapshot that is not cut yet", claim: claim("new", "rowan", ofSnapshot("uncut")), objects: []client.Object{uncut("uncut", "live")}, want: "b"},
+		{name: "a snapshot that is not cut yet", claim: claim("new", "rowan", ofSnapshot("uncut")), objects: []client.Object{uncut("uncut", "live")},
+			want: "b"},
 		{name: "a snapshot whose object is late", claim: claim("new", "rowan", ofSnapshot("lost")), objects: lost, want: "b"},
 		{name: "a claim", claim: claim("new", "rowan", ofClaim("live")), want: "b"},
 		{name: "no source", claim: claim("new", "rowan", nil)},
-		{name: "a populator", claim: claim("new", "rowan", &corev1.TypedObjectReference{APIGroup: ptr("cdi.kubevirt.io"), Kind: "VolumeCloneSource", Name: "x"})},
+		{name: "a populator", claim: claim("new", "rowan", &corev1.TypedObjectReference{APIGroup: ptr("cdi.kubevirt.io"), Kind: "VolumeCloneSource",
+			Name: "x"})},
 		{name: "not waiting", claim: claim("new", "rowan-now", ofSnapshot("cut"))},
 		{name: "another's class", claim: claim("new", "other", ofSnapshot("cut"))},
 		{name: "no such class yet", claim: claim("new", "later", ofSnapshot("cut")), again: true},
@@ -157,7 +163,8 @@ func TestPlaces(t *testing.T) {
 			events := s.TakeEvents()
 			switch {
 			case c.want != "" && c.name != "decided already":
-				if len(events) != 1 || !strings.HasPrefix(events[0], "PersistentVolumeClaim/new SourceNode: ") || !strings.Contains(events[0], "is on node "+c.want+":") {
+				if len(events) != 1 || !strings.HasPrefix(events[0], "PersistentVolumeClaim/new SourceNode: ") ||
+					!strings.Contains(events[0], "is on node "+c.want+":") {
 					t.Errorf("%q", events)
 				}
 			case c.name == "a node that is gone":

@@ -1,8 +1,8 @@
 // Package storageprofile tells KubeVirt's importer (CDI) what our storage classes can do, where it does not know.
 //
-// CDI makes a StorageProfile for each StorageClass and owns it; of drivers that it does not know, the spec is empty. Contract: of profiles of our classes, only
-// fields that are empty are filled, each by itself, and the annotation is set only where there is none: what people write stands. Where CDI is not installed,
-// this waits until it is.
+// CDI makes a StorageProfile for each StorageClass and owns it; of drivers that it does not know, the spec is empty. Contract: of profiles of our
+// classes, only fields that are empty are filled, each by itself, and the annotation is set only where there is none: what people write stands. Where
+// CDI is not installed, this waits until it is.
 package storageprofile
 
 import (

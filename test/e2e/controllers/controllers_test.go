@@ -77,7 +77,8 @@ func TestTwoLeadersAtOnce(t *testing.T) {
 		if err == nil {
 			err = w.get(&p1, "fast-node-1")
 		}
-		both := meta.IsStatusConditionTrue(p0.Status.Conditions, v1alpha1.Unselected) && meta.IsStatusConditionTrue(p1.Status.Conditions, v1alpha1.Unselected)
+		both := meta.IsStatusConditionTrue(p0.Status.Conditions, v1alpha1.Unselected) &&
+			meta.IsStatusConditionTrue(p1.Status.Conditions, v1alpha1.Unselected)
 		return both, err
 	})
 	w.clock.SetTime(w.clock.Now().Add(time.Minute))
@@ -171,8 +172,10 @@ func TestClaimsArePlaced(t *testing.T) {
 	source := w.claim("source", nil)
 	w.create(volume("vol-source", "far", "fast-far", "uuid-far"), &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"},
 		Spec: corev1.PersistentVolumeSpec{
-			Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: v1alpha1.DriverName, VolumeHandle: "vol-source"}}}})
+			Capacity:    corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: v1alpha1.DriverName,
+				VolumeHandle: "vol-source"}}}})
 	clone := w.claim("clone", &corev1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: "source"})
 	group := snapshotv1.GroupName
 	restore := w.claim("restore", &corev1.TypedObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "cut"})

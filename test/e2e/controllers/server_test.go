@@ -146,7 +146,8 @@ func (w *world) run(elect bool) (stop func()) {
 		Controller: config.Controller{SkipNameValidation: &again}, // several replicas in one process
 	})
 	w.must(err)
-	k := &kit.Kit{Config: kit.DefaultConfig, Client: m.GetClient(), Live: m.GetAPIReader(), Events: m.GetEventRecorder("rowan-controller"), Clock: w.clock}
+	k := &kit.Kit{Config: kit.DefaultConfig, Client: m.GetClient(), Live: m.GetAPIReader(), Events: m.GetEventRecorder("rowan-controller"),
+		Clock: w.clock}
 	k.Namespace, k.ProbeEvery, k.UnselectedAfter = namespace, 200*time.Millisecond, time.Second
 	ctx, cancel := context.WithCancel(w.t.Context())
 	w.must(controller.Register(ctx, m, k))

@@ -1,5 +1,5 @@
-// Package kittest is a cluster in memory to test controllers in: controller-runtime's fake client with the cache's indexes, a clock that stands still, events
-// that are kept, and calls that fail when a test wants it.
+// Package kittest is a cluster in memory to test controllers in: controller-runtime's fake client with the cache's indexes, a clock that stands
+// still, events that are kept, and calls that fail when a test wants it.
 //
 // Limits: no defaults, validation, admission or garbage collection; a watch is not needed, for tests call Reconcile until nothing changes.
 package kittest
@@ -82,8 +82,8 @@ func (w *World) must(err error) {
 	}
 }
 
-// interceptor lets every call to the API server, reads as well, ask whether it is to fail. Writes fail after they were done every other time: an answer may be
-// lost, too.
+// interceptor lets every call to the API server, reads as well, ask whether it is to fail. Writes fail after they were done every other time: an
+// answer may be lost, too.
 func (w *World) interceptor() interceptor.Funcs {
 	return interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
@@ -101,7 +101,8 @@ func (w *World) interceptor() interceptor.Funcs {
 		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
 			return w.write(func() error { return c.Patch(ctx, o, p, opts...) })
 		},
-		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch,
+			opts ...client.SubResourcePatchOption) error {
 			return w.write(func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) })
 		},
 	}
