@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -204,15 +205,17 @@ func TestClaimsArePlaced(t *testing.T) {
 		}
 		return false, err
 	})
-	t.Run("at once", func(t *testing.T) { // the time from a claim's creation until it is placed, which must be shorter than a pod's way to the scheduler
-		var worst time.Duration
-		for i := range 50 {
-			begin := time.Now()
-			w.placed(w.claim(fmt.Sprintf("fast-%d", i), &corev1.TypedObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "cut"}), "far")
-			worst = max(worst, time.Since(begin))
-		}
-		t.Logf("the slowest of 50 claims was placed within %s of its creation, polled every 20ms", worst)
-	})
+	// From a claim's creation until it is placed: this must be shorter than a pod's way to the scheduler and through it.
+	var took []time.Duration
+	for i := range 100 {
+		begin := time.Now()
+		c := w.claim(fmt.Sprintf("fast-%d", i), &corev1.TypedObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "cut"})
+		w.placed(c, "far")
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	t.Logf("100 claims one after the other, from the request to make them until they are seen to be placed: median %s, 95th percentile %s, slowest %s",
+		took[50], took[95], took[99])
 }
 
 func (w *world) claim(name string, from *corev1.TypedObjectReference) *corev1.PersistentVolumeClaim {

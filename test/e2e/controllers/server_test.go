@@ -172,7 +172,7 @@ func (w *world) run(elect bool) (stop func()) {
 func (w *world) until(what string, cond func() (bool, error)) {
 	w.t.Helper()
 	var last error
-	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, deadline, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(w.t.Context(), 2*time.Millisecond, deadline, true, func(context.Context) (bool, error) {
 		ok, err := cond()
 		last = err
 		return ok && err == nil, nil
