@@ -3,16 +3,17 @@
 //
 // Contract:
 //   - It keeps no state. An object is named by its handle, and creating it is the lock, so several processes work at once: whoever finds the object
-//     there compares its spec and waits along. Reads are answered from an informer's cache; what the cache lacks is read live before it is said to be gone.
+//     there compares its spec and waits along. Reads are answered from an informer's cache; what the cache lacks is read live before it is said to
+//     be gone.
 //   - It waits for status by watch events, for as long as the call's context allows, less a margin in which its own words reach the caller. An error
-//     that is final (reason.Final) takes the object away again, both keys written, before the call answers. Any other leaves it for the retry, and the
-//     answer is volume.ErrUnavailable or the context's error: never ErrNotFound, nor one after which the caller forgets the object.
+//     that is final (reason.Final) takes the object away again, both keys written, before the call answers. Any other leaves it for the retry, and
+//     the answer is volume.ErrUnavailable or the context's error: never ErrNotFound, nor one after which the caller forgets the object.
 //   - Blocks are only freed by two keys: spec.desiredState Absent, then a deletion. An object whose node is lost (NodeLost) answers with both keys
 //     written; it stays as a tombstone, which the node carries out when it returns, and counts as gone here.
 //   - A node whose agent has not renewed its lease for v1alpha1.AgentSilence gets no new commands (volume.ErrNodeAway).
 //   - Placement (place.go) and admission (space.go) are functions of objects alone. Two processes may admit at once what only one of them should: a
-//     second look, after the object was made, counts the older ones, and the younger gives way. What is left is less than the calls in flight: objects
-//     made within the same second that do not see each other yet. Growth has one look: a spec cannot shrink.
+//     second look, after the object was made, counts the older ones, and the younger gives way. What is left is less than the calls in flight:
+//     objects made within the same second that do not see each other yet. Growth has one look: a spec cannot shrink.
 //
 // Limits: a volume's format, what it maps and whether it was written are not told here (volume.Node has them). A copy stays in its source's pool.
 package cluster

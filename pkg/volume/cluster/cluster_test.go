@@ -53,7 +53,9 @@ func (f *fixture) addPool(name, node, identity string, size int64) {
 	q := bytes(size)
 	p := &v1alpha1.Pool{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       v1alpha1.PoolSpec{NodeName: node, PoolSet: volumetest.Pool, PoolTemplate: v1alpha1.PoolTemplate{OvercommitPercent: 200}},
+		Spec: v1alpha1.PoolSpec{NodeName: node, PoolSet: volumetest.Pool, PoolTemplate: v1alpha1.PoolTemplate{
+			OvercommitPercent: 200, Members: []v1alpha1.Member{{Directory: &v1alpha1.DirectoryMember{Path: "/pool"}}},
+		}},
 	}
 	f.create(p)
 	f.status(p, func() {

@@ -15,8 +15,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/volume/reason"
 )
 
-// CreateSnapshot implements volume.Controller. The node cuts before this call stops waiting or not at all (spec.notAfter): whoever froze something for
-// the cut has thawed it by then. A retry moves that time on.
+// CreateSnapshot implements volume.Controller. The node cuts before this call stops waiting or not at all (spec.notAfter): whoever froze something
+// for the cut has thawed it by then. A retry moves that time on.
 func (s *Service) CreateSnapshot(caller context.Context, r volume.SnapshotRequest) (volume.Snapshot, error) {
 	ctx, cancel := within(caller)
 	defer cancel()

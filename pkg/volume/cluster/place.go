@@ -57,11 +57,13 @@ func place(r volume.CreateRequest, poolSet string, from *origin, pools []candida
 
 func placeCopy(r volume.CreateRequest, from *origin, pools []candidate) (*v1alpha1.Pool, volume.Sizing, error) {
 	if !r.Placement.Allows(from.Node) {
-		return nil, volume.Sizing{}, fmt.Errorf("%w: %s is on node %s%s, which the request excludes: a copy stays on its source's node; allow that node (allowedTopologies)",
+		return nil, volume.Sizing{}, fmt.Errorf(
+			"%w: %s is on node %s%s, which the request excludes: a copy stays on its source's node; allow that node (allowedTopologies)",
 			volume.ErrPlacement, r.Source, from.at.NodeName, identityNote(from))
 	}
 	if want := r.Parameters.Pool; want != "" && want != from.poolSet {
-		return nil, volume.Sizing{}, fmt.Errorf("%w: %s is in pool %s of PoolSet %s, the copy is asked for in PoolSet %s: copies stay in their source's pool",
+		return nil, volume.Sizing{}, fmt.Errorf(
+			"%w: %s is in pool %s of PoolSet %s, the copy is asked for in PoolSet %s: copies stay in their source's pool",
 			volume.ErrInvalid, r.Source, from.Pool, cmp.Or(from.poolSet, "(none)"), want)
 	}
 	r.Parameters.Pool = ""
@@ -106,7 +108,8 @@ func noPools(r volume.CreateRequest, poolSet string, pools []candidate) error {
 	if r.Parameters.Pool != "" {
 		return fmt.Errorf("%w: poolSet %q has no pools; PoolSets that have: %s", volume.ErrInvalid, poolSet, have)
 	}
-	return fmt.Errorf("%w: PoolSet %s, which is used where a storage class names none, has no pools (PoolSets that have: %s): see kubectl get poolsets,pools",
+	return fmt.Errorf(
+		"%w: PoolSet %s, which is used where a storage class names none, has no pools (PoolSets that have: %s): see kubectl get poolsets,pools",
 		volume.ErrFailed, poolSet, have)
 }
 

@@ -17,7 +17,8 @@ import (
 
 // remove has the object's volume or snapshot deleted on its node, and then the object. DESIGN §2 and KUBERNETES.md promise that blocks are freed only
 // by two keys, so the order is: the first key (spec.desiredState Absent; it cannot be taken back), the second (a deletion), the node's word that nothing
-// is left (Deleted), the finalizer. A process that dies in between leaves what the next call, or rowan-controller, goes on with.
+// is left (Deleted), the finalizer. obj was read live if the first key is not written: a cache may not know yet that the volume is attached. A process
+// that dies in between leaves what the next call, or rowan-controller, goes on with.
 func (s *Service) remove(caller, ctx context.Context, obj client.Object) error {
 	st := stateOf(obj)
 	if st.gone() {

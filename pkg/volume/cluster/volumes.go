@@ -167,7 +167,7 @@ func (s *Service) delete(caller context.Context, name string, obj client.Object)
 	ctx, cancel := within(caller)
 	defer cancel()
 	found, err := s.cached(ctx, name, obj)
-	if err == nil && !found {
+	if err == nil && !(found && stateOf(obj).absent) {
 		found, err = s.live(ctx, name, obj)
 	}
 	if err != nil {
