@@ -1,5 +1,5 @@
-// Command cluster runs a real Kubernetes of several nodes on this machine, from Go modules: no registry, no virtual machines, no containers of another
-// tool. Without arguments it says what it can do; docs/cluster.md has more.
+// Command cluster runs a real Kubernetes of several nodes on this machine, from Go modules: no registry, no virtual machines, no containers of
+// another tool. Without arguments it says what it can do; docs/cluster.md has more.
 package main
 
 import (
@@ -117,7 +117,8 @@ func (t *tool) up() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&disk, "disk", bytesize.Format(kube.DefaultDisk), "size of each node's disk, a sparse file, where pools are; 0: they are on this machine's file system")
+	cmd.Flags().StringVar(&disk, "disk", bytesize.Format(kube.DefaultDisk),
+		"size of each node's disk, a sparse file, where pools are; 0: they are on this machine's file system")
 	cmd.Flags().IntVar(&cfg.Nodes, "nodes", 3, "how many nodes")
 	cmd.Flags().BoolVar(&cfg.Snapshots, "snapshots", true, "install the snapshot API and its controller")
 	cmd.Flags().StringSliceVar(&cfg.Images, "image", nil, "archive of an image to load into every node; may be repeated")

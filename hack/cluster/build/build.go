@@ -29,7 +29,8 @@ type Cache struct {
 // release is a version of Kubernetes that Rowan supports, and newer ones.
 var release = regexp.MustCompile(`^v1\.(3[2-9]|[4-9][0-9])\.[0-9]+$`)
 
-// Locate is the cache for a version of Kubernetes and the versions that this source names of the rest, below the user's cache folder (os.UserCacheDir).
+// Locate is the cache for a version of Kubernetes, and the versions that this source names of the rest, below the user's cache folder
+// (os.UserCacheDir).
 func Locate(userCache, kubernetes string) (Cache, error) {
 	if !release.MatchString(kubernetes) {
 		return Cache{}, fmt.Errorf("%q is no version of Kubernetes from v1.32.0 on: write it as %s", kubernetes, Kubernetes)

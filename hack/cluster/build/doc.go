@@ -1,5 +1,5 @@
-// Package build makes what the local cluster runs: Kubernetes, containerd, etcd, the CSI side-cars, Helm and CoreDNS from their Go modules, and images
-// of those that run in pods, because there is no registry to pull from.
+// Package build makes what the local cluster runs: Kubernetes, containerd, etcd, the CSI side-cars, Helm and CoreDNS from their Go modules, and
+// images of those that run in pods, because there is no registry to pull from.
 //
 // Contract: everything is in one folder whose name holds a hash of all versions, so a change of one never mixes with the old. Each file appears in
 // place when it is whole: a Build that was interrupted goes on where it was, and one that is complete does nothing. Two at once: the second waits.

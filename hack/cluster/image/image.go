@@ -1,5 +1,5 @@
-// Package image writes container images without a container builder: one layer of given files, as an archive that `ctr image import` and `docker load`
-// take.
+// Package image writes container images without a container builder: one layer of given files, as an archive that `ctr image import` and `docker
+// load` take.
 //
 // Contract: the same files make the same bytes, whenever and by whom the archive is written. Folders above a file are made (mode 0755, root's). Write
 // never leaves half an archive at its path.

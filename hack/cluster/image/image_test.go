@@ -79,8 +79,8 @@ func TestWrite(t *testing.T) {
 	for _, h := range headers {
 		got = append(got, h.FileInfo().Mode().String()+" "+h.Name+" "+h.Linkname)
 	}
-	want := []string{"Lrwxrwxrwx bin usr/bin", "drwxr-xr-x etc/ ", "-rw-r--r-- etc/file ", "dtrwxrwxrwx tmp/ ", "drwxr-xr-x usr/ ", "drwxr-xr-x usr/bin/ ",
-		"-rwxr-xr-x usr/bin/program "}
+	want := []string{"Lrwxrwxrwx bin usr/bin", "drwxr-xr-x etc/ ", "-rw-r--r-- etc/file ", "dtrwxrwxrwx tmp/ ", "drwxr-xr-x usr/ ",
+		"drwxr-xr-x usr/bin/ ", "-rwxr-xr-x usr/bin/program "}
 	if !slices.Equal(got, want) {
 		t.Errorf("the layer holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}

@@ -73,8 +73,8 @@ func (n *Node) makeCgroups() error {
 	return nil
 }
 
-// removeCgroups removes a cgroup and those below it, which can be removed a moment after their last process has gone. It looks in every tree: on a machine
-// with v1, runc makes some in that of v2 as well.
+// removeCgroups removes a cgroup and those below it, which can be removed a moment after their last process has gone. It looks in every tree: on a
+// machine with v1, runc makes some in that of v2 as well.
 func removeCgroups(ctx context.Context, name string) error {
 	roots, err := filepath.Glob(filepath.Join(cgroupRoot, "*"))
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// devices is what is found of a node's block devices and file systems before its processes end, because after that nothing tells whose they were: loop
-// devices are the machine's. It is written down before the first process is killed, so that a Down after a crash of Down knows, too.
+// devices is what is found of a node's block devices and file systems before its processes end, because after that nothing tells whose they were:
+// loop devices are the machine's. It is written down before the first process is killed, so that a Down after a crash of Down knows, too.
 type devices struct {
 	Files   []string // base names of the open files of FUSE file systems; Rowan's hold a random number
 	Numbers []uint64 // devices of file systems that only the node has mounted

@@ -60,8 +60,8 @@ func (n *Node) mountDisk(ctx context.Context) error {
 	return nil
 }
 
-// TakeDisk moves another node's disk, with the pools on it, into this one; this node's own is thrown away. Both are stopped. The other node gets a new
-// disk when it starts.
+// TakeDisk moves another node's disk, with the pools on it, into this one; this node's own is thrown away. Both are stopped. The other node gets a
+// new disk when it starts.
 func (n *Node) TakeDisk(other *Node) error {
 	for _, node := range []*Node{n, other} {
 		if _, err := n.c.init(node.number); !errors.Is(err, ErrDown) {

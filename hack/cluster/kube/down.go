@@ -173,7 +173,7 @@ func (c *Cluster) left() error {
 		return err
 	}
 	for _, p := range list {
-		if p.isInit() && strings.HasPrefix(p.args[2], c.dir+"/") || strings.HasPrefix(p.name(), "containerd-shim") && strings.Contains(strings.Join(p.args, " "), c.dir+"/") {
+		if p.isInit() && strings.HasPrefix(p.args[2], c.dir+"/") {
 			left = append(left, fmt.Sprintf("process %d (%s)", p.pid, p.name()))
 		}
 	}

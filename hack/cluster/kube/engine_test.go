@@ -27,8 +27,9 @@ func toolsRun(t *testing.T, c *Cluster) {
 		t.Fatal(err)
 	}
 	var pod strings.Builder
-	pod.WriteString("{apiVersion: v1, kind: Pod, metadata: {name: tools}, spec: {restartPolicy: Never, terminationGracePeriodSeconds: 0, initContainers: [")
-	for i, command := range []string{"mkfs.ext4, -V", "e2fsck, -V", "mkfs.xfs, -V", "xfs_growfs, -V", "xfs_repair, -V", "blkid, -V", "wipefs, -V", "mount, -V",
+	pod.WriteString("{apiVersion: v1, kind: Pod, metadata: {name: tools}, spec: {restartPolicy: Never, initContainers: [")
+	for i, command := range []string{"mkfs.ext4, -V", "e2fsck, -V", "mkfs.xfs, -V", "xfs_growfs, -V", "xfs_repair, -V", "blkid, -V", "wipefs, -V",
+		"mount, -V",
 		"umount, -V", "rowan-engine, --help", "rowan-driver, --help"} {
 		pod.WriteString("{name: tool-" + string(rune('a'+i)) + ", image: '" + build.RowanImage + "', imagePullPolicy: Never, command: [" + command + "]}, ")
 	}
@@ -37,12 +38,13 @@ func toolsRun(t *testing.T, c *Cluster) {
 	kubectl(t, c, "", "wait", "pod/tools", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
 }
 
-// stopUnderEngine cuts a node's power while an engine serves a mounted volume. Its loop device is over a FUSE file that is mounted nowhere, whose server
-// dies with the node; nothing of it may be left. When the node is back, the engine opens its pool, for its ring was kept, and has what was written.
+// stopUnderEngine cuts a node's power while an engine serves a mounted volume. Its loop device is over a FUSE file that is mounted nowhere, whose
+// server dies with the node; nothing of it may be left. When the node is back, the engine opens its pool, for its ring was kept, and has what was
+// written.
 func stopUnderEngine(t *testing.T, n *Node) {
 	bin := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../../../cmd/rowan-engine", "../../../cmd/rowanctl").CombinedOutput(); err != nil {
-		t.Fatalf("build the engine: %v\n%s", err, out)
+	if _, err := run(exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../../../cmd/rowan-engine", "../../../cmd/rowanctl")); err != nil {
+		t.Fatal(err)
 	}
 	ctl := filepath.Join(bin, "rowanctl")
 	start := func() {

@@ -74,8 +74,8 @@ func ipBatch(cmd *exec.Cmd, lines []string) error {
 	return nil
 }
 
-// plug sets up the switch, in the control plane's namespace, and the machine's link to it. In the machine's own namespace br_netfilter would send what
-// goes from node to node through the machine's FORWARD chain, where Docker may drop it.
+// plug sets up the switch, in the control plane's namespace, and the machine's link to it. In the machine's own namespace br_netfilter would send
+// what goes from node to node through the machine's FORWARD chain, where Docker may drop it.
 func (c *Cluster) plug(ctx context.Context) error {
 	pid, err := c.init(0)
 	if err != nil {
@@ -117,8 +117,8 @@ func (c *Cluster) plugNode(ctx context.Context, number int) error {
 		c.ip(ctx, 0, "route replace "+pods(number)+" via "+c.address(number))) // the API server calls webhooks in pods
 }
 
-// forward makes a network pass packets on. A connection whose process was killed is given up after two tries: each would keep the namespace, and with it
-// the links, for minutes after everything has ended.
+// forward makes a network pass packets on. A connection whose process was killed is given up after two tries: each would keep the namespace, and
+// with it the links, for minutes after everything has ended.
 func (c *Cluster) forward(ctx context.Context, number int) error {
 	_, err := run(c.command(ctx, number, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv4/tcp_orphan_retries"))
 	return err

@@ -81,44 +81,6 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	return n.Load(ctx, c.kept()...)
 }
 
-// Load imports archives of images on every node that runs, and later on those that come up without images.
-func (c *Cluster) Load(ctx context.Context, archives ...string) error {
-	for _, a := range archives {
-		if err := c.keep(a); err != nil {
-			return fmt.Errorf("load %s: %w", a, err)
-		}
-	}
-	return c.each(func(n *Node) error {
-		if _, err := c.init(n.number); errors.Is(err, ErrDown) {
-			return nil
-		}
-		return n.Load(ctx, archives...)
-	})
-}
-
-// Load imports archives of images on this node alone.
-func (n *Node) Load(ctx context.Context, archives ...string) error {
-	for _, a := range archives {
-		if err := n.load(ctx, a); err != nil {
-			return fmt.Errorf("load %s on %s: %w", filepath.Base(a), n.Name(), err)
-		}
-	}
-	return nil
-}
-
-// load takes the archive by standard input: it is the machine's file, and a node sees only some of the machine's folders.
-func (n *Node) load(ctx context.Context, archive string) error {
-	f, err := os.Open(archive)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	cmd := n.Command(ctx, "ctr", "--namespace", "k8s.io", "image", "import", "-")
-	cmd.Stdin = f
-	_, err = run(cmd)
-	return err
-}
-
 // each does something on all nodes at once.
 func (c *Cluster) each(do func(*Node) error) error {
 	nodes := c.Nodes()
@@ -159,8 +121,8 @@ func (n *Node) KillKubelet(ctx context.Context) error {
 	return err
 }
 
-// Kill ends all processes of the node, those in containers included, that run a program of that name, with SIGKILL. It returns how many when they have
-// ended; none is no error.
+// Kill ends all processes of the node, those in containers included, that run a program of that name, with SIGKILL. It returns how many when they
+// have ended; none is no error.
 func (n *Node) Kill(ctx context.Context, program string) (int, error) {
 	found, err := n.c.programs(n.number, program)
 	if err != nil {
@@ -194,39 +156,6 @@ func (n *Node) Runs() (processCount int, err error) {
 	}
 	list, err := processes()
 	return len(below(list, root)), err
-}
-
-// Start brings a stopped node back, with the folders it had. It does not wait for the node to be Ready.
-func (n *Node) Start(ctx context.Context) error {
-	if err := n.startRuntime(ctx); err != nil {
-		return err
-	}
-	if err := n.StartKubelet(ctx); err != nil {
-		return err
-	}
-	return n.startProxy(ctx)
-}
-
-// Stop ends everything of the node at once, as if its power were cut. A node that is stopped already is no error.
-func (n *Node) Stop(ctx context.Context) error {
-	if err := n.c.end(ctx, n.number); err != nil {
-		return fmt.Errorf("stop %s: %w", n.Name(), err)
-	}
-	return nil
-}
-
-// Wipe makes a stopped node a machine that was never used: with Start it comes back as newly installed, under its old name.
-func (n *Node) Wipe(ctx context.Context) error {
-	if _, err := n.c.init(n.number); !errors.Is(err, ErrDown) {
-		return errors.Join(fmt.Errorf("wipe %s: it runs; stop it first", n.Name()), err)
-	}
-	for _, file := range []string{n.file("lib"), n.file("log"), n.diskFile()} {
-		if err := os.RemoveAll(file); err != nil {
-			return fmt.Errorf("wipe %s: %w", n.Name(), err)
-		}
-	}
-	_, err := run(n.c.command(ctx, 0, "rm", "-rf", filepath.Join(n.c.ringsDir(), n.Name())))
-	return err
 }
 
 // Disconnect cuts the node off the network: it is up, and nobody sees it.

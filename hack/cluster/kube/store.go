@@ -9,14 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/rowan-csi/rowan/hack/cluster/build"
-	"github.com/rowan-csi/rowan/hack/cluster/image"
 )
 
 // storeConfig is a containerd that does nothing but take images in.
@@ -30,7 +28,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
   path = "@ROOT@/opt"
 `
 
-// makeStore imports the cluster's images once, into a folder that every node's containerd starts from: importing them on each node wrote 0.8 GB a node.
+// makeStore imports the cluster's images once, into a folder that every node's containerd starts from: importing them on each node wrote 0.8 GB a
+// node.
 func makeStore(ctx context.Context, cache build.Cache, log io.Writer) (err error) {
 	if _, err := os.Stat(cache.Store()); err == nil {
 		return nil
@@ -85,7 +84,8 @@ func fillStore(ctx context.Context, cache build.Cache, root string) (err error) 
 		return err
 	}
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", cache.Program("containerd"), "--config", config)
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+		cache.Program("containerd"), "--config", config)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -176,29 +176,4 @@ func linkFile(from, to string) error {
 		return err
 	}
 	return errors.Join(copyFile(from, to), os.Chmod(to, info.Mode()))
-}
-
-// keep notes an archive that was loaded: a node that is wiped gets it again, as it would pull it.
-func (c *Cluster) keep(archive string) error {
-	name, err := image.Name(archive)
-	if err != nil {
-		return err
-	}
-	at := c.path("images", strings.NewReplacer("/", "_", ":", "_").Replace(name)+".tar")
-	part := at + ".part"
-	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	// Linked, not copied: whoever writes archives puts a new file in the old one's place.
-	return errors.Join(linkFile(archive, part), os.Rename(part, at))
-}
-
-// kept are the archives that were loaded.
-func (c *Cluster) kept() []string {
-	archives, _ := filepath.Glob(c.path("images", "*.tar"))
-	slices.Sort(archives)
-	return archives
 }

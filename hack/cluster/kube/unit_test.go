@@ -106,8 +106,8 @@ func TestReady(t *testing.T) {
 				fmt.Fprintf(w, `{"spec": {"renewTime": %q}}`, c.renewed.Format(time.RFC3339Nano))
 				return
 			}
-			fmt.Fprintf(w, `{"status": {"conditions": [{"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": %q, "lastHeartbeatTime": %q}]}}`,
-				c.status, c.heartbeat.Format(time.RFC3339))
+			fmt.Fprintf(w, `{"status": {"conditions": [{"type": "DiskPressure", "status": "False"},
+				{"type": "Ready", "status": %q, "lastHeartbeatTime": %q}]}}`, c.status, c.heartbeat.Format(time.RFC3339))
 		}))
 		err := (&api{server.Client(), server.URL}).ready(t.Context(), "node-1", started)
 		if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
