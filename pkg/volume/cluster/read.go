@@ -38,8 +38,8 @@ func get(ctx context.Context, from client.Reader, name string, into client.Objec
 	}
 }
 
-// missing says whether the error means that the object is not there. A kind that is not there (its definition was deleted) says nothing of its objects'
-// volumes: the API server's answer to it names no object.
+// missing says whether the error means that the object is not there. A kind that is not there (its definition was deleted) says nothing of its
+// objects' volumes: the API server's answer to it names no object.
 func missing(err error) bool {
 	var status apierrors.APIStatus
 	return apierrors.IsNotFound(err) && errors.As(err, &status) && status.Status().Details != nil && status.Status().Details.Name != ""

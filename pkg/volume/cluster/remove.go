@@ -15,10 +15,10 @@ import (
 	"github.com/rowan-csi/rowan/pkg/volume/reason"
 )
 
-// remove has the object's volume or snapshot deleted on its node, and then the object. DESIGN §2 and KUBERNETES.md promise that blocks are freed only
-// by two keys, so the order is: the first key (spec.desiredState Absent; it cannot be taken back), the second (a deletion), the node's word that nothing
-// is left (Deleted), the finalizer. obj was read live if the first key is not written: a cache may not know yet that the volume is attached. A process
-// that dies in between leaves what the next call, or rowan-controller, goes on with.
+// remove has the object's volume or snapshot deleted on its node, and then the object. The promise is that blocks are freed only by two keys, so the
+// order is: the first key (spec.desiredState Absent; it cannot be taken back), the second (a deletion), the node's word that nothing is left
+// (Deleted), the finalizer. obj was read live if the first key is not written: a cache may not know yet that the volume is attached. A process that
+// dies in between leaves what the next call, or rowan-controller, goes on with.
 func (s *Service) remove(caller, ctx context.Context, obj client.Object) error {
 	st := stateOf(obj)
 	if st.gone() {
@@ -126,8 +126,8 @@ func (s *Service) release(ctx context.Context, obj client.Object) error {
 	}
 }
 
-// withdraw takes an object away again that nothing was made for, and answers why. Once both keys are written nothing more can come of it, so the answer
-// does not depend on the node being quick.
+// withdraw takes an object away again that nothing was made for, and answers why. Once both keys are written nothing more can come of it, so the
+// answer does not depend on the node being quick.
 func (s *Service) withdraw(caller, ctx context.Context, obj client.Object, why error) error {
 	if err := s.writeKeys(ctx, obj); err != nil {
 		return reason.Err(v1alpha1.ReasonUnavailable, fmt.Sprintf("%v; it is still to be cleaned up: %v", why, err))

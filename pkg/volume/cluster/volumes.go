@@ -90,7 +90,8 @@ func (s *Service) join(caller, ctx context.Context, o *v1alpha1.LocalVolume, r v
 	return s.volume(caller, o)
 }
 
-// secondLook is volume.ErrNoSpace if volumes that are older than o, or made already, leave no room for it: somebody else was admitted at the same time.
+// secondLook is volume.ErrNoSpace if volumes that are older than o, or made already, leave no room for it: somebody else was admitted at the same
+// time.
 func (s *Service) secondLook(ctx context.Context, o *v1alpha1.LocalVolume) error {
 	older := func(v *v1alpha1.LocalVolume) bool {
 		if v.Name == o.Name {

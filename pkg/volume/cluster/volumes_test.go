@@ -293,7 +293,8 @@ func TestTwoKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.api.set(nil, nil)
-	if want := []string{"patch absent=false finalizers=1", "delete absent=true finalizers=1", "patch absent=true finalizers=0"}; !slices.Equal(order, want) {
+	if want := []string{"patch absent=false finalizers=1", "delete absent=true finalizers=1",
+		"patch absent=true finalizers=0"}; !slices.Equal(order, want) {
 		t.Errorf("written %q, want %q", order, want)
 	}
 	if left := f.api.names(t); len(left) != 0 {

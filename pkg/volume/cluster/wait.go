@@ -20,9 +20,9 @@ type verdict struct {
 	late *metav1.Condition // without done: what the node says about it meanwhile
 }
 
-// await judges the object as the cache has it, now and after each change, until the verdict is done; obj holds what was judged. What the cache does not
-// have yet, an older spec included, is not judged: obj comes as it was created, changed or read live. An object that was there and is gone, or is
-// another one of its name, is volume.ErrPending. caller is the context of the call, ctx the one to wait with.
+// await judges the object as the cache has it, now and after each change, until the verdict is done; obj holds what was judged. What the cache does
+// not have yet, an older spec included, is not judged: obj comes as it was created, changed or read live. An object that was there and is gone, or
+// is another one of its name, is volume.ErrPending. caller is the context of the call, ctx the one to wait with.
 func (s *Service) await(caller, ctx context.Context, obj client.Object, doing string, judge func() verdict) error {
 	changes, cancel := s.hub.subscribe(obj)
 	defer cancel()
