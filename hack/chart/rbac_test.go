@@ -60,13 +60,7 @@ var writes = map[string][]string{
 
 func TestLeastPrivilege(t *testing.T) {
 	c := load(t)
-	most := sets[slices.IndexFunc(sets, func(s struct {
-		name   string
-		apis   []string
-		values string
-	}) bool {
-		return s.name == "most"
-	})]
+	most := sets[len(sets)-1]
 	r, err := Render(c, Options{Values: parse(t, most.values), APIs: most.apis})
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +76,9 @@ func TestLeastPrivilege(t *testing.T) {
 			if slices.Contains(all, "*") {
 				t.Errorf("%s has a rule with a *: %v", role.Name, rule)
 			}
-			if slices.Contains(rule.Resources, "secrets") || slices.ContainsFunc(rule.Verbs, func(v string) bool { return v == "escalate" || v == "bind" || v == "impersonate" }) {
+			if slices.ContainsFunc(all, func(word string) bool {
+				return slices.Contains([]string{"secrets", "escalate", "bind", "impersonate"}, word)
+			}) {
 				t.Errorf("%s has a right that leads to others: %v", role.Name, rule)
 			}
 			may[role.Name] = append(may[role.Name], changes(rule)...)

@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 const chartDir = "../../charts/rowan"
 
-// sets are values that people may give.
+// sets are values that people may give. The last has nearly all.
 var sets = []struct {
 	name   string
 	apis   []string
@@ -53,16 +53,19 @@ kubeletDir: /var/lib/k0s/kubelet
 logLevel: 4
 nodes:
   nodeSelector: {disk: fast}
-  affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: rowan, operator: Exists}]}]}}}
+  affinity:
+    nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: rowan, operator: Exists}]}]}}
   tolerations: [{key: dedicated, operator: Equal, value: storage, effect: NoSchedule}]
   podLabels: {team: storage}
   podAnnotations: {example.com/note: "yes"}
 poolSets:
-  - {name: fast, spec: {nodeSelector: {matchLabels: {disk: fast}}, template: {members: [{device: {path: /dev/disk/by-id/nvme-1}}, {directory: {path: /mnt/b/}}]}}}
+  - name: fast
+    spec: {nodeSelector: {matchLabels: {disk: fast}}, template: {members: [{device: {path: /dev/disk/by-id/nvme-1}}, {directory: {path: /mnt/b/}}]}}
   - {name: slow, spec: {template: {members: [{directory: {path: /mnt/a, size: 100Gi}}]}}}
 defaultPoolSet: fast
 storageClasses:
-  - {name: fast, mode: cow, poolSet: fast, provisioning: thick, fsType: xfs, tidy: true, isDefault: true, reclaimPolicy: Retain, mountOptions: [noatime], annotations: {a: b}, labels: {c: d}}
+  - {name: fast, mode: cow, poolSet: fast, provisioning: thick, fsType: xfs, tidy: true, isDefault: true, reclaimPolicy: Retain,
+     mountOptions: [noatime], annotations: {a: b}, labels: {c: d}}
 volumeSnapshotClass: {name: fast, isDefault: false, deletionPolicy: Retain}
 cdi: {cloneStrategy: snapshot}
 crds: {keep: false}
@@ -72,7 +75,9 @@ engine: {extraDirectories: [/mnt/c], extraArgs: [--two]}
 node: {maxVolumes: 50, extraArgs: [--three]}
 csiController: {extraArgs: [--four], tolerations: [{operator: Exists}]}
 controller: {extraArgs: [--five], nodeLostAfter: 1h, affinity: {nodeAffinity: {}}}
-sidecars: {provisioner: {extraArgs: [--six]}, snapshotter: {image: {digest: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"}}}
+sidecars:
+  provisioner: {extraArgs: [--six]}
+  snapshotter: {image: {digest: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"}}
 networkPolicy: {metricsFrom: [{podSelector: {matchLabels: {app: prometheus}}}]}
 metrics: {serviceMonitor: {create: true, labels: {release: prometheus}}}
 resourceQuota: {create: true}

@@ -70,7 +70,8 @@ func generate(root string) error {
 	if err := os.WriteFile(filepath.Join(dir, "README.md"), []byte(readme), 0o644); err != nil {
 		return err
 	}
-	r, err := chart.Render(c, chart.Options{APIs: []string{chart.SnapshotAPI}, Values: map[string]any{"uninstallCheck": map[string]any{"enabled": false}}})
+	noCheck := map[string]any{"uninstallCheck": map[string]any{"enabled": false}} // a hook of Helm's
+	r, err := chart.Render(c, chart.Options{APIs: []string{chart.SnapshotAPI}, Values: noCheck})
 	if err != nil {
 		return err
 	}
