@@ -119,6 +119,7 @@ func (t *tool) up() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&disk, "disk", bytesize.Format(kube.DefaultDisk),
 		"size of each node's disk, a sparse file, where pools are; 0: they are on this machine's file system")
+	cmd.Flags().StringVar(&cfg.Kubelet, "kubelet-dir", kube.DefaultKubeletDir, "the kubelets' folder, below /var/lib, as other distributions have it")
 	cmd.Flags().IntVar(&cfg.Nodes, "nodes", 3, "how many nodes")
 	cmd.Flags().BoolVar(&cfg.Snapshots, "snapshots", true, "install the snapshot API and its controller")
 	cmd.Flags().StringSliceVar(&cfg.Images, "image", nil, "archive of an image to load into every node; may be repeated")

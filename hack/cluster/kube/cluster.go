@@ -32,6 +32,7 @@ type Config struct {
 	Nodes     int         // 1 to MaxNodes
 	Programs  build.Cache // complete
 	Disk      int64       // bytes of each node's own disk at /var/lib/rowan, in a sparse file; 0: pools are on the machine's file system
+	Kubelet   string      // the kubelets' folder, below /var/lib; "": DefaultKubeletDir
 	Images    []string    // archives loaded into every node beside the cluster's own
 	Snapshots bool        // install the snapshot API and its controller
 	Log       io.Writer   // progress, a line each; nil: none
@@ -51,6 +52,8 @@ type state struct {
 	Index int    // tells clusters of this machine apart: network, link, cgroup
 	Cache string // folder of the programs
 	Disk  int64  // bytes of each node's disk; 0: none
+
+	KubeletDir string
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "cluster.json") }
@@ -136,6 +139,16 @@ func (c *Cluster) Environment(environ []string) []string {
 	return append(environ, "KUBECONFIG="+c.Kubeconfig(), "KUBECACHEDIR="+filepath.Join(home, "kubectl"),
 		"HELM_CACHE_HOME="+filepath.Join(home, "helm-cache"), "HELM_CONFIG_HOME="+filepath.Join(home, "helm-config"),
 		"HELM_DATA_HOME="+filepath.Join(home, "helm-data"), "PATH="+c.cache.Bin()+":"+os.Getenv("PATH"))
+}
+
+// DefaultKubeletDir is where nearly all distributions have the kubelet's folder.
+const DefaultKubeletDir = "/var/lib/kubelet"
+
+func (c *Cluster) kubeletDir() string {
+	if c.state.KubeletDir == "" {
+		return DefaultKubeletDir
+	}
+	return c.state.KubeletDir
 }
 
 // Nodes are all of the cluster's nodes.

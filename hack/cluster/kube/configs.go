@@ -3,10 +3,11 @@ package kube
 // Values between @ are filled in by writeConfigs.
 
 // containerd's folders are its defaults: they are the node's own. Without CAP_SYS_RESOURCE (a container of some kinds) a sandbox cannot lower its
-// oom_score_adj and dies, hence restrict_oom_score_adj. The folder of its plugin opt would be made in the machine's /opt.
+// oom_score_adj and dies, hence restrict_oom_score_adj. AppArmor's profiles are the machine's, and would stay. The folder of its plugin opt would be made in the machine's /opt.
 const containerdConfig = `version = 3
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
+  disable_apparmor = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
   conf_dir = "@CNI@"
@@ -35,7 +36,7 @@ const kubeletConfig = `{
   "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
   "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
   "imageGCHighThresholdPercent": 100,
-  "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+  "volumePluginDir": "@KUBELET@/volume-plugins",
   "resolvConf": "", "clusterDNS": ["@DNS@"], "clusterDomain": "cluster.local",
   "maxPods": 240,
   "tlsCertFile": "@CRT@", "tlsPrivateKeyFile": "@KEY@"

@@ -105,7 +105,7 @@ func (n *Node) StartKubelet(ctx context.Context) error {
 		return err
 	}
 	return n.c.daemon(ctx, n.number, n.c.cache.Program("kubelet"), "--config="+n.file("kubelet.json"), "--kubeconfig="+n.c.path(n.Name()+".conf"),
-		"--hostname-override="+n.Name(), "--node-ip="+n.Address(), "--root-dir=/var/lib/kubelet")
+		"--hostname-override="+n.Name(), "--node-ip="+n.Address(), "--root-dir="+n.c.kubeletDir())
 }
 
 func (n *Node) startProxy(ctx context.Context) error {
@@ -191,7 +191,7 @@ func (n *Node) file(name string) string { return n.c.path(n.Name(), name) }
 func (n *Node) writeConfigs() error {
 	values := strings.NewReplacer("@CGROUP@", cgroupName(n.c.state.Index, n.number), "@CA@", n.c.pki("ca.crt"), "@CRT@", n.c.pki(n.Name()+".crt"),
 		"@KEY@", n.c.pki(n.Name()+".key"), "@DNS@", dnsIP, "@PAUSE@", build.Pause, "@CNI@", n.file("cni"), "@PODS@", pods(n.number),
-		"@KUBECONFIG@", n.c.path("proxy.conf"))
+		"@KUBECONFIG@", n.c.path("proxy.conf"), "@KUBELET@", n.c.kubeletDir())
 	for name, text := range map[string]string{
 		"containerd.toml": containerdConfig, "cni/10-pods.conflist": cniConfig, "kubelet.json": kubeletConfig, "proxy.json": proxyConfig,
 	} {

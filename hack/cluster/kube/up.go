@@ -66,6 +66,9 @@ func claim(ctx context.Context, cfg Config) (*Cluster, error) {
 	if cfg.Disk != 0 && cfg.Disk < minDisk {
 		return nil, fmt.Errorf("a node's disk has at least %d MiB, not %d bytes", minDisk>>20, cfg.Disk)
 	}
+	if cfg.Kubelet != "" && (!strings.HasPrefix(cfg.Kubelet, "/var/lib/") || filepath.Clean(cfg.Kubelet) != cfg.Kubelet) {
+		return nil, fmt.Errorf("the kubelet's folder %s is not below /var/lib, which is what a node has of its own", cfg.Kubelet)
+	}
 	for _, folder := range []string{dir, cfg.Programs.Dir} {
 		for _, h := range hidden {
 			if strings.HasPrefix(folder+"/", h+"/") {
@@ -105,7 +108,7 @@ func claim(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.state = state{Nodes: cfg.Nodes, Index: index, Cache: cfg.Programs.Dir, Disk: cfg.Disk}
+	c.state = state{Nodes: cfg.Nodes, Index: index, Cache: cfg.Programs.Dir, Disk: cfg.Disk, KubeletDir: cfg.Kubelet}
 	if err := c.save(); err != nil {
 		return nil, err
 	}
