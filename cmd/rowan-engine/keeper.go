@@ -16,10 +16,12 @@ import (
 )
 
 const (
-	keeperAnswer = 2 * time.Second  // a keeper that lives answers in less
-	keeperStart  = 10 * time.Second // for one that was just started
+	keeperAnswer = 2 * time.Second // a keeper that lives answers in less
 	keeperRetry  = 20 * time.Millisecond
 )
+
+// keeperStart is how long a keeper that was just started may take to answer.
+var keeperStart = 10 * time.Second
 
 // keep is the subcommand.
 func keep(ctx context.Context, socket string) error {
@@ -49,8 +51,7 @@ func ensureKeeper(ctx context.Context, o options) error {
 		return nil
 	}
 	if !o.startKeeper {
-		klog.InfoS("waiting for the keeper", "socket", o.keeperSocket)
-		return waitForKeeper(ctx, o.keeperSocket)
+		return awaitKeeper(ctx, o.keeperSocket)
 	}
 	if err := startKeeper(o); err != nil {
 		return fmt.Errorf("start a keeper: %w", err)
@@ -83,6 +84,22 @@ func startKeeper(o options) error {
 	klog.InfoS("keeper started", "pid", cmd.Process.Pid, "log", name)
 	go cmd.Wait() // while we live, it is not to become a zombie
 	return nil
+}
+
+// awaitKeeper waits for a keeper that is somebody else's to start, however long that takes: an engine that ended instead would be started again later and
+// later, by whoever starts engines, and the node's volumes would wait for that as well.
+func awaitKeeper(ctx context.Context, socket string) error {
+	klog.InfoS("waiting for the keeper", "socket", socket)
+	for {
+		err := waitForKeeper(ctx, socket)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("told to end before there was a keeper: %w", err)
+		}
+		klog.InfoS("still waiting for the keeper", "socket", socket, "err", err)
+	}
 }
 
 func waitForKeeper(ctx context.Context, socket string) error {

@@ -22,8 +22,14 @@ import (
 // asEngine makes the test's binary the program itself, so that what is tested is what would be run, keeper and second execution included.
 const asEngine = "ROWAN_ENGINE_TEST_RUN"
 
+// asImpatient sets how long a keeper may take.
+const asImpatient = "ROWAN_ENGINE_TEST_KEEPER_START"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asEngine) != "" {
+		if patience, err := time.ParseDuration(os.Getenv(asImpatient)); err == nil {
+			keeperStart = patience
+		}
 		main()
 		return
 	}
@@ -71,6 +77,18 @@ func (n *node) keeper() string { return filepath.Join(n.dir, "keeper.sock") }
 // start runs an engine and waits until it answers.
 func (n *node) start(flags ...string) {
 	n.t.Helper()
+	n.run(flags...)
+	n.within("the engine answers", n.answers)
+}
+
+func (n *node) answers() bool {
+	_, err := n.client.Version(n.t.Context())
+	return err == nil
+}
+
+// run starts an engine.
+func (n *node) run(flags ...string) {
+	n.t.Helper()
 	n.process = exec.Command("/proc/self/exe", append([]string{
 		"--socket", n.socket(), "--state-dir", filepath.Join(n.dir, "state"), "--ring-dir", n.ring, "--keeper-socket", n.keeper(),
 	}, flags...)...)
@@ -81,10 +99,6 @@ func (n *node) start(flags ...string) {
 	}
 	n.ended = make(chan error, 1)
 	go func(p *exec.Cmd, ended chan error) { ended <- p.Wait() }(n.process, n.ended)
-	n.within("the engine answers", func() bool {
-		_, err := n.client.Version(n.t.Context())
-		return err == nil
-	})
 }
 
 // signal ends the engine and waits until it is gone.
