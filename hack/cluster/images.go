@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,6 +78,9 @@ func (t *tool) rowan() *cobra.Command {
 				return nil
 			}
 			c, err := kube.Open(t.dir)
+			if errors.Is(err, kube.ErrNone) && !cmd.Flags().Changed("load") {
+				return nil // it is for a cluster to come: up --image
+			}
 			if err != nil {
 				return err
 			}
@@ -85,7 +89,7 @@ func (t *tool) rowan() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", filepath.Join(os.TempDir(), "rowan-image.tar"), "the archive")
 	cmd.Flags().StringVar(&name, "name", build.RowanImage, "the image's name and tag")
-	cmd.Flags().BoolVar(&load, "load", true, "load it into every node of the cluster")
+	cmd.Flags().BoolVar(&load, "load", true, "load it into every node of the cluster; by default if there is one")
 	return cmd
 }
 
