@@ -40,6 +40,7 @@ func (s *Controller) ControllerGetCapabilities(
 		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
+		csi.ControllerServiceCapability_RPC_MODIFY_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	} {
 		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{
@@ -54,13 +55,15 @@ func (s *Controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	if req.GetName() == "" {
 		return nil, missing("volume name")
 	}
-	if len(req.GetMutableParameters()) > 0 {
-		return nil, fmt.Errorf("%w: mutable parameters (a VolumeAttributesClass) are not supported", volume.ErrInvalid)
-	}
 	params, classFS, err := s.parseParameters(req.GetParameters())
 	if err != nil {
 		return nil, err
 	}
+	mutable, err := parseMutable(req.GetMutableParameters())
+	if err != nil {
+		return nil, err
+	}
+	params = params.With(mutable)
 	fsType, err := fileSystem(req.GetVolumeCapabilities(), classFS)
 	if err != nil {
 		return nil, err
@@ -172,6 +175,24 @@ func (s *Controller) ControllerExpandVolume(
 		CapacityBytes:         v.Sizing.Size,
 		NodeExpansionRequired: v.Attached && !block && v.FSType != "",
 	}, nil
+}
+
+// ControllerModifyVolume changes what a VolumeAttributesClass may choose of a volume, in use or not.
+func (s *Controller) ControllerModifyVolume(
+	ctx context.Context, req *csi.ControllerModifyVolumeRequest,
+) (*csi.ControllerModifyVolumeResponse, error) {
+	id, err := volumeID(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	mutable, err := parseMutable(req.GetMutableParameters())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.volumes.Modify(ctx, id, mutable); err != nil {
+		return nil, fmt.Errorf("modify volume %s: %w", id, err)
+	}
+	return &csi.ControllerModifyVolumeResponse{}, nil
 }
 
 // GetCapacity answers what CreateVolume would admit.

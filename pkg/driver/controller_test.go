@@ -73,8 +73,10 @@ func TestCreateVolumeRefusals(t *testing.T) {
 		{"mode", func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{"mode": "fast"} }, codes.InvalidArgument, "row"},
 		{"tidy", func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{"tidy": "yes"} }, codes.InvalidArgument, "true"},
 		{"pool", func(r *csi.CreateVolumeRequest) { r.Parameters = map[string]string{"pool": "nowhere"} }, codes.InvalidArgument, "nowhere"},
-		{"mutable parameters", func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"mode": "row"} },
+		{"mutable parameter", func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"pool": "x"} },
 			codes.InvalidArgument, "VolumeAttributesClass"},
+		{"mutable mode", func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"mode": "cowboy"} },
+			codes.InvalidArgument, "cowboy"},
 		{"limit below rounding", func(r *csi.CreateVolumeRequest) {
 			r.CapacityRange = &csi.CapacityRange{RequiredBytes: mi + 1, LimitBytes: mi + 2}
 		},
@@ -156,7 +158,6 @@ func TestControllerRefusals(t *testing.T) {
 		{"get no snapshot", call(h.GetSnapshot(ctx, &csi.GetSnapshotRequest{SnapshotId: noSnapshot})), codes.NotFound},
 		{"list snapshots, bad token", call(h.ListSnapshots(ctx, &csi.ListSnapshotsRequest{StartingToken: "x"})), codes.Aborted},
 		{"publish", call(h.ControllerPublishVolume(ctx, &csi.ControllerPublishVolumeRequest{})), codes.Unimplemented},
-		{"modify", call(h.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{})), codes.Unimplemented},
 	} {
 		refused(t, c.name, c.err, c.code)
 	}
@@ -436,4 +437,36 @@ func TestPoolParameter(t *testing.T) {
 			t.Errorf("%s as %s: %v", c.param, c.key, err)
 		}
 	}
+}
+
+// TestModify: a VolumeAttributesClass overrules the storage class when a volume is made, and changes it later.
+func TestModify(t *testing.T) {
+	h := newHarness(t)
+	r := createReq("v", gi)
+	r.Parameters, r.MutableParameters = map[string]string{"mode": "row"}, map[string]string{"mode": "cow", "tidy": "true"}
+	id := h.create(r).GetVolumeId()
+	is := func(mode volume.Mode, tidy bool) {
+		t.Helper()
+		v, err := h.volumes.Get(t.Context(), domain(t, id))
+		ok(t, err)
+		if v.Parameters.Mode != mode || v.Parameters.Tidy != tidy {
+			t.Errorf("%+v, want %s, %t", v.Parameters, mode, tidy)
+		}
+	}
+	is(volume.ModeCOW, true)
+	modify := func(id string, params map[string]string) error {
+		_, err := h.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: params})
+		return err
+	}
+	for range 2 {
+		ok(t, modify(id, map[string]string{"mode": "row"}))
+		is(volume.ModeROW, true)
+	}
+	ok(t, modify(id, map[string]string{"tidy": "false"}))
+	is(volume.ModeROW, false)
+	refused(t, "unknown", modify(id, map[string]string{"provisioning": "thick"}), codes.InvalidArgument, "provisioning", "mode and tidy")
+	refused(t, "empty mode", modify(id, map[string]string{"mode": ""}), codes.InvalidArgument, "row or cow")
+	refused(t, "wrong", modify(id, map[string]string{"tidy": "very"}), codes.InvalidArgument, "very")
+	refused(t, "nothing", modify(noVolume, map[string]string{"mode": "row"}), codes.NotFound)
+	refused(t, "no ID", modify("", nil), codes.InvalidArgument)
 }

@@ -51,9 +51,8 @@ func (s *Controller) parseParameters(params map[string]string) (p volume.Paramet
 				return p, "", fmt.Errorf("parameter %s: %w", paramMode, err)
 			}
 		case key == paramTidy:
-			if p.Tidy = value == "true"; !p.Tidy && value != "false" {
-				return p, "", fmt.Errorf("%w: parameter %s: %q: use true (scattered blocks are moved back into sequence in the background) or false",
-					volume.ErrInvalid, paramTidy, value)
+			if p.Tidy, err = parseTidy(value); err != nil {
+				return p, "", err
 			}
 		case key == paramProvision:
 			p.Provisioning = volume.Provisioning(value)
@@ -70,6 +69,38 @@ func (s *Controller) parseParameters(params map[string]string) (p volume.Paramet
 		}
 	}
 	return p, fsType, nil
+}
+
+func parseTidy(value string) (bool, error) {
+	if value != "true" && value != "false" {
+		return false, fmt.Errorf("%w: parameter %s: %q: use true (scattered blocks are moved back into sequence in the background) or false",
+			volume.ErrInvalid, paramTidy, value)
+	}
+	return value == "true", nil
+}
+
+// parseMutable reads the parameters of a VolumeAttributesClass.
+func parseMutable(params map[string]string) (m volume.Mutable, err error) {
+	for _, key := range slices.Sorted(maps.Keys(params)) {
+		value := params[key]
+		switch key {
+		case paramMode:
+			mode := volume.Mode(value)
+			if err := mode.Check(); err != nil || value == "" {
+				return m, fmt.Errorf("%w: parameter %s: %q: use %s or %s", volume.ErrInvalid, paramMode, value, volume.ModeROW, volume.ModeCOW)
+			}
+			m.Mode = &mode
+		case paramTidy:
+			tidy, err := parseTidy(value)
+			if err != nil {
+				return m, err
+			}
+			m.Tidy = &tidy
+		default:
+			return m, fmt.Errorf("%w: unknown parameter %q of a VolumeAttributesClass: there are %s and %s", volume.ErrInvalid, key, paramMode, paramTidy)
+		}
+	}
+	return m, nil
 }
 
 // checkSnapshotParameters refuses parameters of a snapshot class: there are none.

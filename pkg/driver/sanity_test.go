@@ -22,6 +22,7 @@ func TestSanity(t *testing.T) {
 		cfg.Address = serve(t, memory.New(memory.Config{Node: node, Size: 1 << 40}), machine)
 		cfg.TargetPath, cfg.StagingPath = filepath.Join(dir, "target"), filepath.Join(dir, "staging")
 		cfg.TestVolumeAccessType = kind
+		cfg.TestVolumeMutableParameters = map[string]string{"mode": "cow"}
 		ginkgo.Describe(kind, func() { sanity.GinkgoTest(&cfg) }) // ginkgo runs one tree per process: both are its branches
 		t.Cleanup(func() {
 			if n := machine.Mounts(); n != 0 {

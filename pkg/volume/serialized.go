@@ -65,6 +65,10 @@ func (s *serialized) Expand(ctx context.Context, id VolumeID, r Range) (Volume, 
 	return exclusive(s.locks, id.String(), func() (Volume, error) { return s.Controller.Expand(ctx, id, r) })
 }
 
+func (s *serialized) Modify(ctx context.Context, id VolumeID, m Mutable) (Volume, error) {
+	return exclusive(s.locks, id.String(), func() (Volume, error) { return s.Controller.Modify(ctx, id, m) })
+}
+
 func (s *serialized) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Snapshot, error) {
 	return exclusive(s.locks, r.ID().String(), func() (Snapshot, error) { return s.Controller.CreateSnapshot(ctx, r) })
 }

@@ -36,6 +36,9 @@ type Controller interface {
 	// volume attached later shows its new size.
 	Expand(ctx context.Context, id VolumeID, r Range) (Volume, error)
 
+	// Modify gives a volume, attached or not, the parameters that m names; writes under way end as they began. ErrNotFound if it is gone.
+	Modify(ctx context.Context, id VolumeID, m Mutable) (Volume, error)
+
 	// CreateSnapshot cuts a snapshot. ErrExists if its name is taken.
 	CreateSnapshot(ctx context.Context, r SnapshotRequest) (Snapshot, error)
 	// DeleteSnapshot removes a snapshot; copies of it stay. ErrNotFound if it is gone.

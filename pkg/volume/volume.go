@@ -58,6 +58,31 @@ type Parameters struct {
 	Provisioning Provisioning
 }
 
+// Mutable are the parameters of a volume that may change while it lives. What is absent stays as it is.
+type Mutable struct {
+	Mode *Mode
+	Tidy *bool
+}
+
+// Check refuses what is not acceptable.
+func (m Mutable) Check() error {
+	if m.Mode == nil {
+		return nil
+	}
+	return m.Mode.Check()
+}
+
+// With is the parameters after the change.
+func (p Parameters) With(m Mutable) Parameters {
+	if m.Mode != nil {
+		p.Mode = *m.Mode
+	}
+	if m.Tidy != nil {
+		p.Tidy = *m.Tidy
+	}
+	return p
+}
+
 // Source is what a new volume is a copy of: nothing, a snapshot or a volume.
 type Source struct {
 	Snapshot SnapshotID

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
@@ -60,6 +62,42 @@ func (s *Service) raise(ctx context.Context, o *v1alpha1.LocalVolume, r volume.R
 	}
 	o.Spec.Size, o.Spec.Requested = bytes(want.Size), bytes(want.Requested)
 	return want.Size, nil
+}
+
+// Modify implements volume.Controller.
+func (s *Service) Modify(caller context.Context, id volume.VolumeID, m volume.Mutable) (volume.Volume, error) {
+	if err := m.Check(); err != nil {
+		return volume.Volume{}, fmt.Errorf("volume %s: %w", id, err)
+	}
+	ctx, cancel := within(caller)
+	defer cancel()
+	var o v1alpha1.LocalVolume
+	_, err := s.change(ctx, id, &o, "modify", func() (int64, error) {
+		p := volume.Parameters{Mode: volume.Mode(o.Spec.Mode), Tidy: o.Spec.Tidy}.With(m).Normal()
+		if string(p.Mode) == o.Spec.Mode && p.Tidy == o.Spec.Tidy {
+			return 0, nil
+		}
+		o.Spec.Mode, o.Spec.Tidy = string(p.Mode), p.Tidy
+		return 0, s.agents.away(o.Spec.NodeName)
+	})
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	err = s.await(caller, ctx, &o, "modify", func() verdict {
+		st := stateOf(&o)
+		c := meta.FindStatusCondition(st.conditions, v1alpha1.Modified)
+		switch {
+		case o.Generation == 1, c != nil && c.Status == metav1.ConditionTrue && c.ObservedGeneration >= o.Generation:
+			return verdict{done: true} // never changed, or changed
+		case c != nil && c.Status == metav1.ConditionFalse && c.ObservedGeneration >= o.Generation && reason.Final(c.Reason):
+			return verdict{done: true, err: reason.Err(c.Reason, c.Message)}
+		}
+		return verdict{late: st.refused(v1alpha1.Modified)}
+	})
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	return s.volume(caller, &o)
 }
 
 // change reads a volume into o, lets do change its spec, and writes that where it did. It starts over when somebody else was faster.

@@ -28,6 +28,7 @@ func TestSanity(t *testing.T) {
 		cfg.Address = serve(t, f, machine)
 		cfg.TargetPath, cfg.StagingPath = filepath.Join(dir, "target"), filepath.Join(dir, "staging")
 		cfg.TestVolumeAccessType = kind
+		cfg.TestVolumeMutableParameters = map[string]string{"mode": "cow"}
 		cfg.TestVolumeParameters = map[string]string{string(driver.ParamPoolSet): volumetest.Pool}
 		ginkgo.Describe(kind, func() { sanity.GinkgoTest(&cfg) }) // ginkgo runs one tree per process: both are its branches
 		t.Cleanup(func() {

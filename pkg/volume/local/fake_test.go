@@ -139,6 +139,18 @@ func (f *fakeEngine) GrowVolume(ctx context.Context, pool, name string, size int
 	})
 }
 
+func (f *fakeEngine) ChangeVolume(ctx context.Context, pool, name string, c engine.VolumeChange) (engine.VolumeInfo, error) {
+	return f.change(ctx, "ChangeVolume", pool, name, func(v *engine.VolumeInfo) error {
+		if c.Mode != nil {
+			v.Mode = *c.Mode
+		}
+		if c.Tidy != nil {
+			v.Tidy = *c.Tidy
+		}
+		return nil
+	})
+}
+
 func (f *fakeEngine) SetVolumeLabels(ctx context.Context, pool, name string, set map[string]string) (engine.VolumeInfo, error) {
 	return f.change(ctx, "SetVolumeLabels", pool, name, func(v *engine.VolumeInfo) error {
 		v.Labels = maps.Clone(v.Labels)

@@ -30,6 +30,7 @@ type Engine interface {
 	Volumes(ctx context.Context, pool string) ([]engine.VolumeInfo, error)
 	GrowVolume(ctx context.Context, pool, name string, size int64) (engine.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, pool, name string) error
+	ChangeVolume(ctx context.Context, pool, name string, change engine.VolumeChange) (engine.VolumeInfo, error)
 	// SetVolumeLabels sets labels; an empty value removes its key.
 	SetVolumeLabels(ctx context.Context, pool, name string, set map[string]string) (engine.VolumeInfo, error)
 

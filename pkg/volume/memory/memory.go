@@ -181,6 +181,19 @@ func (s *Service) Expand(ctx context.Context, id volume.VolumeID, r volume.Range
 	return v, err
 }
 
+// Modify implements volume.Controller.
+func (s *Service) Modify(ctx context.Context, id volume.VolumeID, m volume.Mutable) (v volume.Volume, err error) {
+	if err := m.Check(); err != nil {
+		return v, fmt.Errorf("volume %s: %w", id, err)
+	}
+	err = s.change(ctx, id, func(rec *record) error {
+		rec.Parameters = rec.Parameters.With(m).Normal()
+		v = rec.Volume
+		return nil
+	})
+	return v, err
+}
+
 // Capacity implements volume.Controller.
 func (s *Service) Capacity(ctx context.Context, r volume.CapacityRequest) (volume.Capacity, error) {
 	if err := ctx.Err(); err != nil {

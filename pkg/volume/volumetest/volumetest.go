@@ -41,6 +41,7 @@ func RunHalves(t *testing.T, newHalves func(t *testing.T) (volume.Controller, vo
 		"copies":    copies,
 		"source":    sourceErrors,
 		"expand":    expand,
+		"modify":    modify,
 		"delete":    remove,
 		"snapshots": snapshots,
 		"list":      list,
@@ -218,6 +219,35 @@ func expand(t *testing.T, s service) {
 	}
 	if _, err := s.Expand(t.Context(), volume.VolumeIDOf("x"), volume.Range{Required: Gi}); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("expand of nothing: %v", err)
+	}
+}
+
+func modify(t *testing.T, s service) {
+	v := must(t, s, volume.CreateRequest{Name: "v"})
+	row, cow, bad, yes, no := volume.ModeROW, volume.ModeCOW, volume.Mode("cowboy"), true, false
+	for _, c := range []struct {
+		m    volume.Mutable
+		mode volume.Mode
+		tidy bool
+	}{
+		{volume.Mutable{}, row, false},
+		{volume.Mutable{Mode: &cow}, cow, false},
+		{volume.Mutable{Mode: &cow}, cow, false},
+		{volume.Mutable{Tidy: &yes}, cow, true},
+		{volume.Mutable{Mode: &row, Tidy: &yes}, row, true},
+		{volume.Mutable{Tidy: &no}, row, false},
+	} {
+		want := v
+		want.Parameters.Mode, want.Parameters.Tidy = c.mode, c.tidy
+		if got, err := s.Modify(t.Context(), v.ID, c.m); err != nil || got != want || get(t, s, v.ID) != want {
+			t.Errorf("to %s, %t: %v, %+v", c.mode, c.tidy, err, got)
+		}
+	}
+	if _, err := s.Modify(t.Context(), v.ID, volume.Mutable{Mode: &bad}); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("to %s: %v", bad, err)
+	}
+	if _, err := s.Modify(t.Context(), volume.VolumeIDOf("x"), volume.Mutable{Mode: &cow}); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("modify nothing: %v", err)
 	}
 }
 
