@@ -83,6 +83,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	server := driver.NewServer(logger, driver.Services{
 		Identity:   driver.NewIdentity(version, true, service.Health),
 		Controller: driver.NewController(service, driver.ParamPoolSet),
+		Observe:    measure,
 	})
 	stopHTTP, err := o.shared.serveHTTP(service.Health)
 	if err != nil {

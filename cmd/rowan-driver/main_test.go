@@ -4,6 +4,10 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
 func TestModes(t *testing.T) {
@@ -31,4 +35,19 @@ func TestModes(t *testing.T) {
 			t.Errorf("%v: %v, want %q", c.args, err, c.want)
 		}
 	}
+}
+
+func TestMeasure(t *testing.T) {
+	measure("CreateSnapshot", codes.OK, 100*time.Millisecond)
+	measure("CreateSnapshot", codes.OK, time.Second)
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "rowan_csi_call_seconds" && f.GetMetric()[0].GetHistogram().GetSampleCount() == 2 {
+			return
+		}
+	}
+	t.Error("rowan_csi_call_seconds does not tell of two calls")
 }

@@ -95,6 +95,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	server := driver.NewServer(klog.FromContext(ctx), driver.Services{
 		Identity: driver.NewIdentity(version, false, node.Health),
 		Node:     driver.NewNode(node, mount.New(), driver.NodeOptions{Name: o.shared.node, MaxVolumes: o.shared.maxVolumes}),
+		Observe:  measure,
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return driver.Serve(ctx, listener, server, grace) })

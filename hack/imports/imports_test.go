@@ -61,6 +61,9 @@ var rules = []rule{
 
 	{under: "pkg/driver", never: []string{"pkg/engine"}, code: true, why: "the driver speaks to volume.Service, whatever is behind it"},
 	{under: "pkg/driver", never: []string{"pkg/controller"}, why: "driver and controllers meet in the custom resources only"},
+	{under: "pkg/volume/cluster", never: []string{"pkg/engine", "pkg/attach", "pkg/driver", "pkg/agent", "pkg/controller"}, code: true,
+		why: "the controller of a cluster meets the nodes in the custom resources only"},
+	{under: "pkg/volume/reason", only: join(tests, "pkg/volume", "pkg/apis"), why: "agent and controller share the table, and nothing else through it"},
 	{under: "pkg/controller", never: []string{"pkg/driver", "pkg/engine", "pkg/attach"},
 		why: "controllers know the custom resources, not who carries them out"},
 	{under: "pkg/apis", never: []string{"pkg/engine", "pkg/attach", "pkg/volume", "pkg/driver", "pkg/agent", "pkg/controller"},

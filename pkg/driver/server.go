@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"k8s.io/klog/v2"
 )
 
@@ -20,11 +22,13 @@ type Services struct {
 	Identity   csi.IdentityServer
 	Controller csi.ControllerServer
 	Node       csi.NodeServer
+	// Observe, if any, is told of every call that was answered: its method without the service's name, its code, and how long it took.
+	Observe func(method string, code codes.Code, took time.Duration)
 }
 
 // NewServer makes a gRPC server of the services. Calls are logged to logger.
 func NewServer(logger klog.Logger, s Services) *grpc.Server {
-	server := grpc.NewServer(grpc.ChainUnaryInterceptor(withCodes, logCalls(logger)))
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(withCodes, s.observed, logCalls(logger)))
 	csi.RegisterIdentityServer(server, s.Identity)
 	if s.Controller != nil {
 		csi.RegisterControllerServer(server, s.Controller)
@@ -33,6 +37,17 @@ func NewServer(logger klog.Logger, s Services) *grpc.Server {
 		csi.RegisterNodeServer(server, s.Node)
 	}
 	return server
+}
+
+// observed tells of a call's end.
+func (s Services) observed(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if s.Observe == nil {
+		return handler(ctx, req)
+	}
+	start := time.Now()
+	resp, err := handler(ctx, req)
+	s.Observe(path.Base(info.FullMethod), codeOf(err), time.Since(start))
+	return resp, err
 }
 
 // Listen opens the unix socket that an endpoint (unix:///path) names. A socket that a dead process left is replaced, one that is answered on is not.

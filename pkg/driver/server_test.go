@@ -4,15 +4,18 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
@@ -161,5 +164,21 @@ func TestLog(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the log lacks %s:\n%s", want, text)
 		}
+	}
+}
+
+func TestObserve(t *testing.T) {
+	var seen []string
+	s := Services{Observe: func(method string, code codes.Code, took time.Duration) {
+		seen = append(seen, fmt.Sprint(method, " ", code, " ", took >= 0))
+	}}
+	info := &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Controller/CreateSnapshot"}
+	for _, err := range []error{nil, fmt.Errorf("x: %w", volume.ErrNoSpace)} {
+		if _, got := s.observed(t.Context(), nil, info, func(context.Context, any) (any, error) { return nil, err }); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+	if want := []string{"CreateSnapshot OK true", "CreateSnapshot ResourceExhausted true"}; !slices.Equal(seen, want) {
+		t.Errorf("seen %q, want %q", seen, want)
 	}
 }
