@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"time"
+	_ "time/tzdata" // zones of policies, where the machine has no zone data
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -93,7 +94,7 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.socket, "socket", "/run/rowan/engine.sock", "the engine's socket")
 	f.StringVarP(&a.output, "output", "o", "table", "how to print: table or json")
 	f.DurationVar(&a.timeout, "timeout", 0, "how long a call may take (0: as long as the engine allows)")
-	root.AddCommand(a.poolCommand(), a.volumeCommand(), a.snapshotCommand(), newBenchCommand(), a.versionCommand())
+	root.AddCommand(a.poolCommand(), a.volumeCommand(), a.snapshotCommand(), a.retentionCommand(), newBenchCommand(), a.versionCommand())
 	group(root)
 	return root
 }

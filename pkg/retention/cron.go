@@ -11,9 +11,9 @@ import (
 
 // Cron is a cron expression in a zone.
 //
-// The expression is read by the parser that Kubernetes' CronJob uses, so that both mean the same by it. That library skips a fixed hour where the clock
-// jumps over it, and repeats one where the clock goes back, so it is asked here about wall-clock times only (as if they were UTC, where it is right), and
-// the changes of the zone's offset are dealt with around it, one stretch of constant offset after the other:
+// The expression is read by the parser that Kubernetes' CronJob uses, so that both mean the same by it. That library skips a fixed hour where the
+// clock jumps over it, and repeats one where the clock goes back, so it is asked here about wall-clock times only (as if they were UTC, where it is
+// right), and the changes of the zone's offset are dealt with around it, one stretch of constant offset after the other:
 //
 //   - fixed hours (numbers, lists, ranges) fire once where an hour is repeated, the first time, and at the next valid instant where it is skipped;
 //   - hours that are * or have a step fire whenever the clock on the wall shows a matching time: twice in a repeated hour, not at all in a skipped one.

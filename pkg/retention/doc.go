@@ -1,10 +1,11 @@
-// Package retention decides which snapshots a policy takes and which it prunes. It is pure: everything it knows comes in as plain values (the policy, the
-// snapshots, the time), and what it decides goes out as values, each with its reason. It does no I/O, reads no clock and keeps nothing between calls.
+// Package retention decides which snapshots a policy takes and which it prunes. It is pure: everything it knows comes in as plain values (the policy,
+// the snapshots, the time), and what it decides goes out as values, each with its reason. It does no I/O, reads no clock and keeps nothing between
+// calls.
 //
 // # Contract
 //
-// [New] reads a policy's spec and refuses what is wrong, naming each field; Ruled says what a policy without a usable retention does: it prunes nothing.
-// [Rules.Plan] decides about snapshots: exactly one [Decision] for each. [Rules.Runs] decides which sources are to be snapshotted now.
+// [New] reads a policy's spec and refuses what is wrong, naming each field; [Rules.Ruled] says what a policy without a usable retention does: it prunes
+// nothing. [Rules.Plan] decides about snapshots: exactly one [Decision] for each. [Rules.Run] decides what is to be taken of a source now.
 //
 // The order of the rules is the order of their strength:
 //
@@ -20,7 +21,7 @@
 //
 // # Limits
 //
-// A snapshot's time is what its storage said (CreatedAt); a snapshot without one is not ready. Sources are told apart by an opaque key (a PVC's UID, or a
-// group's namespace and label value), never by name. Times are kept to the second. Hours that a zone repeats are two buckets; days, weeks, months and
-// years are not split by a change of the offset. Zones come from the process's zone data: binaries import time/tzdata.
+// A snapshot's time is what its storage said (CreatedAt); a snapshot without one is not ready. Sources are told apart by an opaque key (a PVC's UID,
+// or a group's namespace and label value), never by name. Times are kept to the second. Hours that a zone repeats are two buckets; days, weeks,
+// months and years are not split by a change of the offset. Zones come from the process's zone data: binaries import time/tzdata.
 package retention

@@ -22,7 +22,8 @@ const (
 // Mark is what a keep rule said of a snapshot.
 type Mark struct {
 	Rule  RuleName
-	Limit int // how many the rule keeps
+	Scope string // the schedule whose retention it is of; "" is the policy's
+	Limit int    // how many the rule keeps
 	// Rank is the snapshot's place for keepLast, its period's place among those that have snapshots for the calendar rules; 1 is the newest.
 	Rank int
 	// Newest says that it is the newest of its period.
@@ -35,7 +36,7 @@ type Mark struct {
 	at     time.Time
 }
 
-// Period is the start of the calendar rule's period that the snapshot lies in, on the wall clock; zero for keepLast and within.
+// Period names the calendar rule's period that the snapshot lies in; "" for keepLast and within.
 func (m *Mark) Period() string {
 	t := m.at.In(m.zone)
 	switch m.Rule {
@@ -54,13 +55,46 @@ func (m *Mark) Period() string {
 	return ""
 }
 
+// Span is the calendar rule's period in real time; zeros for keepLast and within.
+func (m *Mark) Span() (start, end time.Time) {
+	if m.zone == nil {
+		return
+	}
+	t := m.at.In(m.zone)
+	y, month, d := t.Date()
+	day := func(y int, month time.Month, d int) time.Time { return time.Date(y, month, d, 0, 0, 0, 0, m.zone) }
+	switch m.Rule {
+	case RuleHourly:
+		_, offset := t.Zone()
+		start = t.Add(-time.Duration(floorMod(int(t.Unix())+offset, 3600)) * time.Second).Truncate(time.Second)
+		return start, start.Add(time.Hour)
+	case RuleDaily:
+		return day(y, month, d), day(y, month, d+1)
+	case RuleWeekly:
+		d -= int(t.Weekday()+6) % 7
+		return day(y, month, d), day(y, month, d+7)
+	case RuleMonthly:
+		return day(y, month, 1), day(y, month+1, 1)
+	}
+	return day(y, 1, 1), day(y+1, 1, 1)
+}
+
 // String says it in words.
 func (m *Mark) String() string {
+	if m.Scope != "" {
+		return "schedule " + m.Scope + ": " + m.words()
+	}
+	return m.words()
+}
+
+func (m *Mark) words() string {
 	switch {
 	case m.Rule == RuleWithin && m.Keeps:
 		return fmt.Sprintf("within %s", m.within)
 	case m.Rule == RuleWithin:
 		return fmt.Sprintf("not within %s", m.within)
+	case m.Rank > m.Limit:
+		return fmt.Sprintf("past %s %d", m.Rule, m.Limit)
 	case m.Rule == RuleLast:
 		return fmt.Sprintf("keepLast %d of %d", m.Rank, m.Limit)
 	case !m.Newest:
@@ -95,6 +129,8 @@ func bucketOf(rule RuleName, at time.Time, zone *time.Location) bucket {
 	return bucket{n: t.Year()}
 }
 
+func floorMod(a, b int) int { return a - floorDiv(a, b)*b }
+
 func floorDiv(a, b int) int {
 	q := a / b
 	if a%b < 0 {
@@ -117,7 +153,7 @@ func (s *scope) marks(list []*Snapshot) [][]Mark {
 	marks := make([][]Mark, len(list))
 	if s.r.KeepLast > 0 {
 		for i := range list {
-			marks[i] = append(marks[i], Mark{Rule: RuleLast, Limit: s.r.KeepLast, Rank: i + 1, Newest: true, Keeps: i < s.r.KeepLast})
+			marks[i] = append(marks[i], Mark{Rule: RuleLast, Scope: s.name, Limit: s.r.KeepLast, Rank: i + 1, Newest: true, Keeps: i < s.r.KeepLast})
 		}
 	}
 	for _, rule := range s.r.countRules() {
@@ -128,13 +164,14 @@ func (s *scope) marks(list []*Snapshot) [][]Mark {
 	if s.r.Within > 0 && len(list) > 0 {
 		from := list[0].CreatedAt.Add(-time.Duration(s.r.Within))
 		for i, snap := range list {
-			marks[i] = append(marks[i], Mark{Rule: RuleWithin, within: s.r.Within, Keeps: snap.CreatedAt.After(from)})
+			marks[i] = append(marks[i], Mark{Rule: RuleWithin, Scope: s.name, within: s.r.Within, Keeps: snap.CreatedAt.After(from)})
 		}
 	}
 	return marks
 }
 
-// markPeriods applies a calendar rule. Where the clock goes back over midnight, a day comes twice with another in between, so all that were seen are known.
+// markPeriods applies a calendar rule. Where the clock goes back over midnight, a day comes twice with another in between, so all that were seen are
+// known.
 func (s *scope) markPeriods(rule countRule, list []*Snapshot, marks [][]Mark) {
 	ranks := map[bucket]int{}
 	for i, snap := range list {
@@ -144,7 +181,7 @@ func (s *scope) markPeriods(rule countRule, list []*Snapshot, marks [][]Mark) {
 			rank = len(ranks) + 1
 			ranks[b] = rank
 		}
-		marks[i] = append(marks[i], Mark{Rule: rule.name, Limit: rule.limit, Rank: rank, Newest: !seen, Keeps: !seen && rank <= rule.limit,
-			zone: s.zone, at: snap.CreatedAt})
+		marks[i] = append(marks[i], Mark{Rule: rule.name, Scope: s.name, Limit: rule.limit, Rank: rank, Newest: !seen,
+			Keeps: !seen && rank <= rule.limit, zone: s.zone, at: snap.CreatedAt})
 	}
 }

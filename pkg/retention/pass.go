@@ -8,7 +8,8 @@ import (
 // passMinimum is how many snapshots a pass may always prune.
 const passMinimum = 10
 
-// passLimit is how many of a policy's snapshots one pass prunes at most. A policy edited wrongly, or a clock set wrongly, can be noticed before all is gone.
+// passLimit is how many of a policy's snapshots one pass prunes at most. A policy edited wrongly, or a clock set wrongly, can be noticed before all
+// is gone.
 func passLimit(managed int) int { return max(passMinimum, managed/10) }
 
 // pass chooses which prunes are done now: one of each source in turn, each source's oldest first, so that no source keeps another waiting for long.

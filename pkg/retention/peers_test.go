@@ -34,9 +34,9 @@ func keptOf(t *testing.T, p retention.Policy, now time.Time, list []retention.Sn
 
 // TestResticExamples has the examples of restic's documentation ("Removing snapshots according to a policy"), each by what it says is kept.
 //
-// Where we differ on purpose: restic keeps the oldest snapshot besides while a calendar rule has fewer periods than it may keep; we do not, as it would stay
-// until the rule is full, for months. restic's --keep-last 0 and empty policies remove nothing; ours neither. Its hours are told apart by the wall clock
-// alone; ours by the offset from UTC too, so that a repeated hour is two.
+// Where we differ on purpose: restic keeps the oldest snapshot besides while a calendar rule has fewer periods than it may keep; we do not, as it
+// would stay until the rule is full, for months. restic's --keep-last 0 and empty policies remove nothing; ours neither. Its hours are told apart by
+// the wall clock alone; ours by the offset from UTC too, so that a repeated hour is two.
 func TestResticExamples(t *testing.T) {
 	now := time.Date(2019, 11, 20, 0, 0, 0, 0, time.UTC)
 	at := func(text string) time.Time {
@@ -67,9 +67,9 @@ func TestResticExamples(t *testing.T) {
 	}
 }
 
-// TestResticHundredYears: "suppose you make one backup every day for 100 years. Then --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --keep-yearly 75
-// would keep the most recent 7 daily snapshots and 4 last-day-of-the-week ones (since the 7 dailies already include 1 weekly). Additionally, 12 or 11
-// last-day-of-the-month snapshots … And finally 75 or 74 last-day-of-the-year snapshots". Whatever the day on which the hundred years end.
+// TestResticHundredYears: "suppose you make one backup every day for 100 years. Then --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --keep-yearly
+// 75 would keep the most recent 7 daily snapshots and 4 last-day-of-the-week ones (since the 7 dailies already include 1 weekly). Additionally, 12 or
+// 11 last-day-of-the-month snapshots … And finally 75 or 74 last-day-of-the-year snapshots". Whatever the day on which the hundred years end.
 func TestResticHundredYears(t *testing.T) {
 	for _, end := range []time.Time{
 		time.Date(2019, 11, 20, 12, 0, 0, 0, time.UTC), time.Date(2020, 1, 1, 12, 0, 0, 0, time.UTC), time.Date(2019, 12, 31, 12, 0, 0, 0, time.UTC),
@@ -111,8 +111,8 @@ func TestResticHundredYears(t *testing.T) {
 
 // sanoidTemplate is a template of sanoid's sample configuration as a policy: each kind of snapshot is a schedule with a retention of its own.
 //
-// sanoid's prune says of daily = 30: no dailies older than 30 days, and none removed unless there are more than 30. Both must hold for a snapshot to go, so
-// it stays if it is one of the last 30 or younger than 30 days: keepLast 30, ORed with within 720h. A month is 31 days there.
+// sanoid's prune says of daily = 30: no dailies older than 30 days, and none removed unless there are more than 30. Both must hold for a snapshot to
+// go, so it stays if it is one of the last 30 or younger than 30 days: keepLast 30, ORed with within 720h. A month is 31 days there.
 //
 // Where we differ on purpose: sanoid's age counts from now, within from the newest ready snapshot, so that nothing goes while nothing new is taken;
 // a type set to 0 has all its snapshots removed at once by sanoid, a schedule left out here leaves them to the policy's retention; sanoid takes a
@@ -150,7 +150,8 @@ func TestSanoidTemplates(t *testing.T) {
 			n      int
 			period time.Duration
 		}{{"hourly", c.hourly, time.Hour}, {"daily", c.daily, 24 * time.Hour}, {"monthly", c.monthly, 31 * 24 * time.Hour}} {
-			cron, err := retention.ParseCron(p.Schedules[slices.IndexFunc(p.Schedules, func(s retention.Schedule) bool { return s.Name == kind.name })].Cron, time.UTC)
+			at := slices.IndexFunc(p.Schedules, func(s retention.Schedule) bool { return s.Name == kind.name })
+			cron, err := retention.ParseCron(p.Schedules[at].Cron, time.UTC)
 			if err != nil {
 				t.Fatal(err)
 			}

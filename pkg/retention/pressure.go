@@ -187,7 +187,8 @@ func (pp *poolPass) candidate(d *Decision) bool {
 	return d.Reason == Rule || d.Reason == NoRule || d.Reason == Awaiting || d.Reason == SourceKept
 }
 
-// choose finds the oldest candidate of the source whose candidates would free most. found says that there were candidates, all of them freeing nothing.
+// choose finds the oldest candidate of the source whose candidates would free most. found says that there were candidates, all of them freeing
+// nothing.
 func (pp *poolPass) choose() (best *Decision, found bool) {
 	type sum struct {
 		frees   int64
@@ -234,11 +235,12 @@ func (pp *poolPass) prune(d *Decision, room int) bool {
 		st.UsedBytes, st.UsedPercent = pp.pool.UsedBytes, pp.pool.UsedPercent
 	}
 	d.Action, d.Reason = Prune, PressureFull
-	d.Detail = fmt.Sprintf("pool %s is %.1f %% full, above %d %% (until %d %%)", pp.pool.Name, pp.pool.UsedPercent, pp.limits.AbovePercent, pp.limits.UntilPercent)
+	d.Detail = fmt.Sprintf("pool %s is %.1f %% full, above %d %% (until %d %%)", pp.pool.Name, pp.pool.UsedPercent, pp.limits.AbovePercent,
+		pp.limits.UntilPercent)
 	return true
 }
 
 func (pp *poolPass) notice(format string, args ...any) {
-	pp.p.Notices = append(pp.p.Notices, Notice{Type: NoticePoolPressure, Message: fmt.Sprintf("pool %s is %.1f %% full: ", pp.pool.Name, pp.pool.UsedPercent) +
-		fmt.Sprintf(format, args...)})
+	text := fmt.Sprintf("pool %s is %.1f %% full: ", pp.pool.Name, pp.pool.UsedPercent) + fmt.Sprintf(format, args...)
+	pp.p.Notices = append(pp.p.Notices, Notice{Type: NoticePoolPressure, Message: text})
 }

@@ -177,7 +177,8 @@ func TestPressureProperties(t *testing.T) {
 			}
 			older := 0
 			for _, o := range w.in.Snapshots {
-				if o.Source == s.Source && o.Ready && o.Policy == policyUID && o.Hold == "" && len(o.InUse) == 0 && !o.Deleting && !o.CreatedAt.Before(s.CreatedAt) {
+				free := o.Hold == "" && len(o.InUse) == 0 && !o.Deleting
+				if o.Source == s.Source && o.Ready && o.Policy == policyUID && free && !o.CreatedAt.Before(s.CreatedAt) {
 					older++
 				}
 			}

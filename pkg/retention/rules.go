@@ -29,8 +29,8 @@ type scope struct {
 	why  string     // of a nil r
 }
 
-// New makes a policy ready. What is wrong is left out of the rules, and said: a schedule with an error takes no snapshots, a retention with an error prunes
-// nothing. So a caller that has to go on with what it has may use the rules beside the errors; nothing is pruned that should not be.
+// New makes a policy ready. What is wrong is left out of the rules, and said: a schedule with an error takes no snapshots, a retention with an error
+// prunes nothing. So a caller that has to go on with what it has may use the rules beside the errors; nothing is pruned that should not be.
 func New(p Policy) (*Rules, FieldErrors) {
 	c := &checker{}
 	c.policy(&p)

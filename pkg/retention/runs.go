@@ -29,7 +29,8 @@ type Source struct {
 
 // History is what is known of a schedule's snapshots of one source.
 type History struct {
-	// Since is when the schedule began to apply to the source: what was due before is not missed. The later of both creations, or of the schedule's change.
+	// Since is when the schedule began to apply to the source: what was due before is not missed. The later of both creations, or of the schedule's
+	// change.
 	Since time.Time
 	// Done is the last nominal time that a snapshot was begun for; zero for none. LatestRun finds it.
 	Done time.Time
@@ -105,7 +106,10 @@ func (ru *Rules) join(run *Run, history map[string]History, now time.Time) {
 	for i := range ru.schedules {
 		s := &ru.schedules[i]
 		h := history[s.Name]
-		if _, in := run.Schedules[s.Name]; in || s.cron == nil || s.waits(h) || !LatestRun([]time.Time{h.Done}, now).Before(run.Nominal) || run.Nominal.Before(h.Since) {
+		if _, in := run.Schedules[s.Name]; in || s.cron == nil || s.waits(h) {
+			continue
+		}
+		if done := LatestRun([]time.Time{h.Done}, now); !done.Before(run.Nominal) || run.Nominal.Before(h.Since) {
 			continue
 		}
 		if s.cron.Fires(run.Nominal) {
@@ -138,8 +142,8 @@ func (s *schedule) due(source string, h History, now time.Time) (time.Time, bool
 	return nominal, late
 }
 
-// LatestRun is the last of nominal times that snapshots were begun for. Those ahead of now are left out: after a clock was set back, snapshots are taken
-// again. (A nominal time that had one before gives the same name, and so the same object.)
+// LatestRun is the last of nominal times that snapshots were begun for. Those ahead of now are left out: after a clock was set back, snapshots are
+// taken again. (A nominal time that had one before gives the same name, and so the same object.)
 func LatestRun(nominal []time.Time, now time.Time) time.Time {
 	var last time.Time
 	for _, t := range nominal {

@@ -74,7 +74,8 @@ func same(t *testing.T, got []string, want ...string) {
 }
 
 func TestOneInstantOneSnapshot(t *testing.T) {
-	c := newClock(t, monday.Add(-90*time.Minute), retention.Schedule{Name: "hourly", Cron: "0 * * * *"}, retention.Schedule{Name: "daily", Cron: "@daily"})
+	c := newClock(t, monday.Add(-90*time.Minute), retention.Schedule{Name: "hourly", Cron: "0 * * * *"},
+		retention.Schedule{Name: "daily", Cron: "@daily"})
 	same(t, c.until(monday.Add(time.Hour)), "31T23:00 hourly=31T23:00:00Z", "01T00:00 daily=01T00:00:00Z,hourly=01T00:00:00Z",
 		"01T01:00 hourly=01T01:00:00Z")
 }
@@ -143,7 +144,8 @@ func TestSuspendedTakesNone(t *testing.T) {
 func TestNextIsWhenRunBegins(t *testing.T) {
 	check(t, 200, func(r *rapid.T) {
 		s := retention.Schedule{Name: "x", Cron: rapid.SampledFrom([]string{"0 * * * *", "*/7 * * * *", "30 2 * * *"}).Draw(r, "cron"),
-			TimeZone: rapid.SampledFrom(zones).Draw(r, "zone"), Jitter: retention.Duration(rapid.IntRange(0, 600).Draw(r, "jitter")) * retention.Duration(time.Second)}
+			TimeZone: rapid.SampledFrom(zones).Draw(r, "zone"),
+			Jitter:   retention.Duration(rapid.IntRange(0, 600).Draw(r, "jitter")) * retention.Duration(time.Second)}
 		rules := mustRules(t, retention.Policy{Schedules: []retention.Schedule{s}})
 		source := fmt.Sprint("uid-", rapid.IntRange(0, 1000).Draw(r, "source"))
 		now := monday.Add(time.Duration(rapid.IntRange(0, 365*24*3600).Draw(r, "now")) * time.Second)

@@ -45,13 +45,11 @@ func (sp *sourcePlan) scopes() {
 
 // merge adds a scope's verdict: to keep beats to prune.
 func (d *Decision) merge(s *scope, v verdict) {
-	if d.Action == Keep && v.action == Keep && len(v.marks) > 0 {
-		d.Marks = append(d.Marks, v.marks...)
-	}
+	d.Marks = append(d.Marks, v.marks...)
 	d.floor = d.floor || v.floor
 	// A retention that is wrong lets nothing stronger than a rule (the pool's pressure, say) at what it would have seen.
 	if d.Action == "" || d.Action == Prune && v.action == Keep || v.reason == NoRetention {
-		d.Action, d.Reason, d.Detail, d.Marks, d.Scope = v.action, v.reason, v.detail, v.marks, s.name
+		d.Action, d.Reason, d.Detail, d.Scope = v.action, v.reason, v.detail, s.name
 	}
 }
 
@@ -97,8 +95,8 @@ func (sp *sourcePlan) keepRules(s *scope, list []*Snapshot, out []verdict) {
 	}
 }
 
-// ceilings turns what is too old or too much from kept into pruned, never the floor. While a new snapshot is awaited, only age counts: a count does not
-// grow meanwhile.
+// ceilings turns what is too old or too much from kept into pruned, never the floor. While a new snapshot is awaited, only age counts: a count does
+// not grow meanwhile.
 func (sp *sourcePlan) ceilings(s *scope, list []*Snapshot, out []verdict) {
 	kept := 0
 	for i := range out {
@@ -128,8 +126,8 @@ func (v *verdict) ceiling(reason Reason, detail string) {
 	v.action, v.reason, v.detail = Prune, reason, detail
 }
 
-// judgeFailed decides about a failed snapshot, the i-th of the scope, latest first. The one asked for last stays whatever the limit: that it failed is
-// what keeps the rules from pruning its source.
+// judgeFailed decides about a failed snapshot, the i-th of the scope, latest first. The one asked for last stays whatever the limit: that it failed
+// is what keeps the rules from pruning its source.
 func (sp *sourcePlan) judgeFailed(s *scope, i int, snap *Snapshot) verdict {
 	switch {
 	case s.r == nil:
@@ -139,15 +137,13 @@ func (sp *sourcePlan) judgeFailed(s *scope, i int, snap *Snapshot) verdict {
 	case i < or(s.r.FailedHistoryLimit, DefaultFailed):
 		return verdict{action: Keep, reason: FailedKept, detail: "failed: " + short(snap.Error)}
 	}
-	return verdict{action: Prune, reason: FailedOld, detail: fmt.Sprintf("failedHistoryLimit %d has later ones", or(s.r.FailedHistoryLimit, DefaultFailed))}
+	detail := fmt.Sprintf("it failed, and is past failedHistoryLimit %d", or(s.r.FailedHistoryLimit, DefaultFailed))
+	return verdict{action: Prune, reason: FailedOld, detail: detail}
 }
 
 // Text is the decision in one line.
 func (d *Decision) Text() string {
 	var parts []string
-	if d.Scope != "" && len(d.Marks) > 0 {
-		parts = append(parts, "schedule "+d.Scope)
-	}
 	for i := range d.Marks {
 		if m := &d.Marks[i]; m.Keeps == (d.Reason == Rule) && (d.Reason == Rule || d.Reason == Unneeded) {
 			parts = append(parts, m.String())

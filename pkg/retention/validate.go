@@ -48,7 +48,7 @@ func (e FieldError) Error() string { return e.Path + ": " + e.Detail }
 // Unwrap makes it an ErrInvalid.
 func (e FieldError) Unwrap() error { return ErrInvalid }
 
-// FieldErrors are all that is wrong with a policy.
+// FieldErrors are all that is wrong with a policy. Compare them with nil before they become an error: a nil list in an error is not nil.
 type FieldErrors []FieldError
 
 func (e FieldErrors) Error() string {
@@ -242,7 +242,8 @@ func (c *checker) retention(path string, r *Retention, own bool) {
 
 // empty says that a retention has no rule that could prune.
 func (r *Retention) empty() bool {
-	return r == nil || !r.keeps() && r.MaxAge == 0 && r.MaxCount == 0 && r.PoolPressure == nil && r.AfterSourceDeleted == nil && r.FailedHistoryLimit == nil
+	return r == nil || !r.keeps() && r.MaxAge == 0 && r.MaxCount == 0 && r.PoolPressure == nil &&
+		r.AfterSourceDeleted == nil && r.FailedHistoryLimit == nil
 }
 
 // keeps says that it has a keep rule.

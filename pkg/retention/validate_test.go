@@ -10,7 +10,8 @@ import (
 	"github.com/rowan-csi/rowan/pkg/retention"
 )
 
-const wholePolicy = `{"suspend": true, "pruneWhileSuspended": false, "timeZone": "UTC", "selector": {"matchLabels": {"app": "db"}, "storageClassNames": ["fast"]},
+const wholePolicy = `{"suspend": true, "pruneWhileSuspended": false, "timeZone": "UTC",
+ "selector": {"matchLabels": {"app": "db"}, "storageClassNames": ["fast"]},
  "schedules": [{"name": "hourly", "cron": "0 * * * *", "timeZone": "Europe/Berlin", "jitter": "5m", "startingDeadlineSeconds": 3600, "catchUp": "One",
    "concurrency": "Forbid", "retention": {"hourly": 24}}],
  "template": {"labels": {"a": "b"}, "volumeSnapshotClassName": "x", "group": {"byLabel": "app"}, "consistency": "Crash"},
@@ -117,7 +118,8 @@ func TestFieldErrors(t *testing.T) {
 		}
 		if strings.HasPrefix(path, "retention") {
 			plan := rules.Plan(retention.Input{Now: monday, PolicyUID: "p", Snapshots: []retention.Snapshot{
-				{Key: "a", Policy: "p", Ready: true, CreatedAt: monday.AddDate(-9, 0, 0)}, {Key: "b", Policy: "p", Ready: true, CreatedAt: monday.AddDate(-8, 0, 0)}}})
+				{Key: "a", Policy: "p", Ready: true, CreatedAt: monday.AddDate(-9, 0, 0)},
+				{Key: "b", Policy: "p", Ready: true, CreatedAt: monday.AddDate(-8, 0, 0)}}})
 			if n := len(plan.Prunes()); n != 0 {
 				t.Errorf("%s: %d are pruned all the same", path, n)
 			}
