@@ -65,6 +65,8 @@ type memberView struct {
 	Metadata  bool   `json:"metadata,omitempty"`
 	Size      int64  `json:"size"`
 	Used      int64  `json:"used"`
+	// GrowthStopped: the file system is too full for the member to take more of it.
+	GrowthStopped bool `json:"growthStopped,omitempty"`
 }
 
 func viewMembers(list []engine.MemberInfo) (views []memberView) {

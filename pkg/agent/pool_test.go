@@ -67,7 +67,7 @@ func TestPoolMembers(t *testing.T) {
 	w := newWorld(t)
 	p := newPool("p", filepath.Join(w.dir, "a"))
 	p.Spec.Members[0].Directory.Size = nil
-	p.Spec.Members[0].Directory.PercentOfFree, p.Spec.Members[0].Directory.MaxFilesystemPercent = 3, 100
+	p.Spec.Members[0].Directory.PercentOfFree, p.Spec.Members[0].Directory.MaxFilesystemPercent = 50, 100
 	w.apply(p)
 	w.settled()
 	if size := get(w, p).Status.Size; size == nil || size.Value() < engine.MinPoolSize {
@@ -281,4 +281,27 @@ func TestKeepNode(t *testing.T) {
 	if done, err := w.agent.KeepNode(t.Context(), true); !done || err != nil || len(get(w, node).Spec.Taints) != 1 || node.Spec.Taints[0] != other {
 		t.Errorf("with one: %t, %v, %v", done, err, node.Spec.Taints)
 	}
+}
+
+func TestGrowthStoppedIsTold(t *testing.T) {
+	w, p := poolWorld(t)
+	w.condition(p, v1alpha1.GrowthStopped, metav1.ConditionFalse, "")
+	s := v1alpha1.Status{}
+	reportGrowth(conditions{status: &s, clock: w.clock}, engine.PoolInfo{Members: []engine.MemberInfo{
+		{Path: "/a"}, {Path: "/b", GrowthStopped: true, Reason: "over 80 %"},
+	}})
+	if c := s.Conditions[0]; c.Status != metav1.ConditionTrue || c.Message != "member /b: over 80 %" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// An object that vanishes while its status is written is no error: nobody is left to be told.
+func TestWriteToNobody(t *testing.T) {
+	w, p := poolWorld(t)
+	v := newVolume(p, "v", 10*mi)
+	v.Finalizers = nil
+	w.apply(v)
+	old := get(w, v).DeepCopy()
+	must(t, w.client.Delete(t.Context(), v))
+	must(t, write(t.Context(), w.agent, old, func(_ *v1alpha1.LocalVolume, c conditions) { c.yes(v1alpha1.Deleted, v1alpha1.ReasonDone, "") }))
 }

@@ -30,9 +30,13 @@ func memberSpec(m v1alpha1.Member) engine.MemberSpec {
 	if m.Device != nil {
 		return engine.MemberSpec{Device: m.Device.Path, Wipe: m.Device.Wipe}
 	}
-	s := engine.MemberSpec{Directory: path(m), Share: engine.Share{OfFree: int(m.Directory.PercentOfFree), FullAt: int(m.Directory.MaxFilesystemPercent)}}
-	if m.Directory.Size != nil {
-		s.Size = m.Directory.Size.Value() / engine.SizeUnit * engine.SizeUnit
+	d := m.Directory
+	s := engine.MemberSpec{
+		Directory: path(m),
+		Share:     engine.Share{OfFree: int(d.PercentOfFree), FullAt: int(d.MaxFilesystemPercent), StopAt: int(d.StopGrowthPercent)},
+	}
+	if d.Size != nil {
+		s.Size = d.Size.Value() / engine.SizeUnit * engine.SizeUnit
 	}
 	return s
 }

@@ -61,7 +61,18 @@ func report(p *v1alpha1.Pool, c conditions, info engine.PoolInfo, trouble error,
 	} else {
 		c.no(v1alpha1.SpaceScarce, v1alpha1.ReasonDone, "")
 	}
+	reportGrowth(c, info)
 	reportOrphans(p, c, found)
+}
+
+func reportGrowth(c conditions, info engine.PoolInfo) {
+	for _, m := range info.Members {
+		if m.GrowthStopped {
+			c.yes(v1alpha1.GrowthStopped, v1alpha1.ReasonNearlyFull, "member "+m.Path+": "+m.Reason)
+			return
+		}
+	}
+	c.no(v1alpha1.GrowthStopped, v1alpha1.ReasonDone, "")
 }
 
 func reportOrphans(p *v1alpha1.Pool, c conditions, found orphaned) {

@@ -120,13 +120,15 @@ func write[T client.Object](ctx context.Context, a *Agent, o T, change func(o T,
 			return nil
 		}
 		err := a.client.Status().Patch(ctx, o, client.MergeFromWithOptions(old, client.MergeFromWithOptimisticLock{}))
-		if err == nil {
-			return nil
+		if client.IgnoreNotFound(err) == nil {
+			return nil // nobody is left to be told
 		}
 		if !apierrors.IsConflict(err) || try == writeTries {
 			return fmt.Errorf("write status of %s: %w", old.GetName(), err)
 		}
-		if err := a.reader.Get(ctx, client.ObjectKeyFromObject(old), o); err != nil {
+		if err := a.reader.Get(ctx, client.ObjectKeyFromObject(old), o); apierrors.IsNotFound(err) {
+			return nil
+		} else if err != nil {
 			return fmt.Errorf("write status of %s: %w", old.GetName(), err)
 		}
 		if o.GetUID() != uid {

@@ -54,6 +54,7 @@ type MemberSpec struct {
 type Share struct {
 	OfFree int // of what is free; 0: 90
 	FullAt int // never so much that more than this of the file system would be used; 0: no such limit
+	StopAt int // with a size, too, and kept: from the use of so much of the file system on, whoever uses it, the member takes no more of it; 0: no such limit
 }
 
 // Options say how a pool is opened. Zero values take the defaults.
@@ -149,10 +150,12 @@ type MemberInfo struct {
 	Directory string // its folder; empty while it is missing
 	Device    string // what it was made on, if a device
 	State     string // "InUse", "Draining" or "Missing"
-	Reason    string // why it is missing, or what is in the way of its drain
+	Reason    string // why it is missing, what is in the way of its drain, or why it takes no more space
 	Metadata  bool   // it holds the metadata
 	Size      int64  // data it may hold
 	Used      int64
+	// GrowthStopped: the file system is used beyond Share.StopAt, and the member has not yet all the space that its size allows.
+	GrowthStopped bool
 }
 
 // Mode says who moves when a volume writes what a snapshot keeps.

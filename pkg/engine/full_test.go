@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -277,5 +279,59 @@ func TestSlowFileSystemIsNoFullPool(t *testing.T) {
 	close(answer)
 	if err := <-done; !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "the file system under pool") {
 		t.Fatal(err)
+	}
+}
+
+// crowded is a file system that a neighbour fills.
+type crowded struct {
+	fsys.FS
+	available atomic.Int64 // of 100 GiB; negative: as it is
+}
+
+func (c *crowded) Usage(name string) (fsys.Usage, error) {
+	u, err := c.FS.Usage(name)
+	if n := c.available.Load(); n >= 0 {
+		u.Total, u.Available = 100<<30, n
+	}
+	return u, err
+}
+
+// From a part of the file system in use on, whoever uses it, the pool takes no more of it: what it has it can use, the rest waits. The limit is the member's
+// for good.
+func TestGrowthStops(t *testing.T) {
+	o := testOptions(t)
+	disk := &crowded{FS: fsys.OS()}
+	disk.available.Store(90 << 30)
+	o.fs, o.SpaceWait = disk, 50*time.Millisecond
+	dir := t.TempDir()
+	NeedFileSystem(t, dir)
+	p := createPool(t, PoolSpec{Name: "p", Directory: filepath.Join(dir, "p"), Size: 4 * MinPoolSize, Share: Share{StopAt: 80}}, o)
+	if m := p.Info().Members[0]; m.GrowthStopped || m.Reason != "" {
+		t.Fatalf("%+v", m)
+	}
+	p.volume("v", 4*MinPoolSize)
+	must(t, p.Close(t.Context()))
+	disk.available.Store(20 << 30)
+	p.reopen()
+	v := p.open("v")
+	b := bytes.Repeat([]byte{1}, 1<<20)
+	var err error
+	for off := int64(0); off < 4*MinPoolSize && err == nil; off += 1 << 20 {
+		_, err = v.WriteAt(b, off)
+	}
+	if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "over 80 % of the file system") {
+		t.Fatalf("written on: %v", err)
+	}
+	if i := p.Info(); !i.Members[0].GrowthStopped || !strings.Contains(i.Members[0].Reason, "over 80 %") || i.Level != SpaceFull {
+		t.Errorf("%+v", i)
+	}
+	must(t, v.Flush())
+	disk.available.Store(50 << 30)
+	until(t, "writes go on when there is room again", func() bool {
+		_, err := v.WriteAt(b, 2*MinPoolSize)
+		return err == nil
+	})
+	if m := p.Info().Members[0]; m.GrowthStopped {
+		t.Errorf("%+v", m)
 	}
 }

@@ -303,6 +303,9 @@ func (p *Pool) memberInfos() (infos []MemberInfo) {
 			if why := p.drainWhy.Load(); m.rec.State == format.MemberDraining && why != nil && *why != nil {
 				i.Reason = (*why).Error()
 			}
+			if why := m.dev.GrowthStopped(); why != nil && m.rec.State == format.MemberInUse && p.alloc.SpaceIn(m.lane) < m.chunks() {
+				i.GrowthStopped, i.Reason = true, why.Error()
+			}
 			i.Directory, i.Device = m.dev.Dir(), m.dev.Superblock().Device
 		}
 		infos = append(infos, i)

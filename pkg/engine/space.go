@@ -96,6 +96,15 @@ func (p *Pool) reserve(m *poolMember) (more bool, err error) {
 		}
 		p.event("the file system has room again; the metadata's reserve is restored")
 	}
+	if m.dev.Superblock().StopAt > 0 {
+		room, err := m.dev.Room()
+		if err != nil {
+			return false, err
+		}
+		if to = min(to, from+int(min(room/(alloc.ChunkBlocks*BlockSize), alloc.SegmentChunks))); to == from {
+			return false, cmp.Or(m.dev.GrowthStopped(), member.ErrNoSpace)
+		}
+	}
 	// Near the end of the file system large steps would leave much of it unused.
 	usage, err := m.dev.Usage()
 	if err != nil {

@@ -123,6 +123,11 @@ func (p *Pool) noSpace() error {
 		if tried := p.preparing.stuck.Load(); tried != nil && !errors.Is(tried.err, member.ErrNoSpace) {
 			return fmt.Errorf("%w: no space for new blocks can be prepared in pool %q: %w", ErrNoSpace, p.name(), tried.err)
 		}
+		for _, m := range p.members.table.Load().inUse() {
+			if why := m.dev.GrowthStopped(); why != nil {
+				return fmt.Errorf("pool %q: %w", p.name(), why)
+			}
+		}
 		return fmt.Errorf("%w: the file system under pool %q is full: free space in %s", ErrNoSpace, p.name(), p.members.table.Load().inUseDirs())
 	}
 	if n := p.alloc.Promised(); n > 0 {

@@ -49,6 +49,7 @@ const (
 	sbNameLen      = 84
 	sbDeviceLen    = 86
 	sbNodeLen      = 88
+	sbStopAt       = 90
 	sbName         = 96
 	sbDevice       = sbName + MaxPoolName
 	sbNode         = sbDevice + MaxDeviceNote
@@ -67,6 +68,7 @@ type Superblock struct {
 	MemberIndex              uint32
 	PoolName                 string
 	Size                     int64 // bytes of data that the member may hold, a multiple of 1 MiB
+	StopAt                   int   // hundredths of the file system, from whose use on the member takes no more of it; 0: no such limit
 	SectorSize               int   // bytes: 512 or 4096; what the member's I/O is aligned to
 	Created                  time.Time
 	Device                   string // the block device that the member was made on; "" for a folder
@@ -97,6 +99,7 @@ func (s Superblock) Encode() ([]byte, error) {
 	le.PutUint16(b[sbNameLen:], uint16(copy(b[sbName:sbDevice], s.PoolName)))
 	le.PutUint16(b[sbDeviceLen:], uint16(copy(b[sbDevice:sbNode], s.Device)))
 	le.PutUint16(b[sbNodeLen:], uint16(copy(b[sbNode:sbMetadata], s.Node)))
+	le.PutUint16(b[sbStopAt:], uint16(s.StopAt))
 	le.PutUint64(b[sbMetadata:], s.Metadata)
 	copy(b[sbMovingTo:], s.MovingTo[:])
 	le.PutUint32(b[sbCRC:], crc32.Checksum(b[:sbCRC], castagnoli))
@@ -128,6 +131,7 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 		MemberIndex:  le.Uint32(b[sbMemberIndex:]),
 		Size:         int64(le.Uint64(b[sbSize:])),
 		SectorSize:   int(le.Uint32(b[sbSectorSize:])),
+		StopAt:       int(le.Uint16(b[sbStopAt:])),
 		Created:      time.Unix(0, int64(le.Uint64(b[sbCreated:]))).UTC(),
 		Metadata:     le.Uint64(b[sbMetadata:]),
 		MovingTo:     UUID(b[sbMovingTo : sbMovingTo+16]),
@@ -147,7 +151,7 @@ func DecodeSuperblock(b []byte) (Superblock, error) {
 			bitNames(unknown))
 	}
 	// A compatible feature of a newer version may keep something in the reserved bytes.
-	if s.Compatible&^KnownCompatible == 0 && (!allZero(b[sbNodeLen+2:sbName]) || !allZero(b[sbEnd:sbCRC])) {
+	if s.Compatible&^KnownCompatible == 0 && (!allZero(b[sbStopAt+2:sbName]) || !allZero(b[sbEnd:sbCRC])) {
 		return Superblock{}, fmt.Errorf("%w: superblock's reserved bytes are not zero", ErrCorrupt)
 	}
 	s.Compatible &= KnownCompatible
@@ -170,6 +174,8 @@ func (s Superblock) validate() error {
 		return fmt.Errorf("%w: superblock's node %q: at most %d bytes of printable text", ErrCorrupt, s.Node, MaxNode)
 	case s.Size <= 0 || s.Size%(1<<20) != 0:
 		return fmt.Errorf("%w: superblock's size of %d bytes is no multiple of 1 MiB", ErrCorrupt, s.Size)
+	case s.StopAt < 0 || s.StopAt > 100:
+		return fmt.Errorf("%w: superblock's limit of growth, %d %% of the file system: want 0 to 100", ErrCorrupt, s.StopAt)
 	case s.SectorSize != 512 && s.SectorSize != 4096:
 		return fmt.Errorf("%w: superblock's sector size %d: want 512 or 4096", ErrCorrupt, s.SectorSize)
 	case !time.Unix(0, s.Created.UnixNano()).Equal(s.Created):

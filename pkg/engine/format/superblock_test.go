@@ -113,7 +113,8 @@ func TestSuperblockDamaged(t *testing.T) {
 		"name length":     changed(good, sbNameLen, 0xff, 0xff),
 		"name tail":       changed(good, sbName+100, 'x'),
 		"reserved":        changed(good, sbEnd+10, 1),
-		"reserved in gap": changed(good, sbNodeLen+2, 1),
+		"reserved in gap": changed(good, sbStopAt+2, 1),
+		"limit of growth": changed(good, sbStopAt, 101),
 		"sector":          changed(good, sbSectorSize, 1),
 	} {
 		if s, err := DecodeSuperblock(b); !errors.Is(err, ErrCorrupt) {

@@ -35,11 +35,13 @@ type Spec struct {
 type Share struct {
 	OfFree int // of what is free; 0: 90, the rest is for metadata and ballast
 	FullAt int // never so much that more than this of the file system would be used; 0: no such limit
+	StopAt int // with a size, too, and kept: from the use of so much of the file system on, whoever uses it, the member takes no more of it; 0: no such limit
 }
 
 func (s Share) check() error {
-	if s.OfFree < 0 || s.OfFree > 100 || s.FullAt < 0 || s.FullAt > 100 {
-		return fmt.Errorf("%w: %d %% of what is free, until %d %% of the file system are used: want 0 to 100", ErrInvalid, s.OfFree, s.FullAt)
+	if s.OfFree < 0 || s.OfFree > 100 || s.FullAt < 0 || s.FullAt > 100 || s.StopAt < 0 || s.StopAt > 100 {
+		return fmt.Errorf("%w: %d %% of what is free, until %d %% of the file system are used, no more from %d %% on: want 0 to 100", ErrInvalid, s.OfFree,
+			s.FullAt, s.StopAt)
 	}
 	return nil
 }
@@ -209,7 +211,7 @@ func fill(fsy fsys.FS, dir, have string, spec Spec) (m *Member, err error) {
 		return nil, err
 	}
 	m.sb = format.Superblock{
-		PoolID: spec.PoolID, MemberID: spec.MemberID, MemberIndex: spec.Index, PoolName: spec.PoolName, Size: spec.Size, SectorSize: m.align,
+		PoolID: spec.PoolID, MemberID: spec.MemberID, MemberIndex: spec.Index, PoolName: spec.PoolName, Size: spec.Size, StopAt: spec.Share.StopAt, SectorSize: m.align,
 		Created: spec.Created.UTC(), Device: spec.Device, Node: spec.Node, Metadata: spec.Metadata,
 	}
 	if spec.Metadata != 0 {

@@ -95,7 +95,7 @@ func (m *Member) Usage() (fsys.Usage, error) {
 	return u, nil
 }
 
-// Room is what the file system has left for data, in bytes: the ballast's share is not counted, held or not.
+// Room is what the file system has left for data, in bytes: the ballast's share is not counted, held or not, nor what is beyond the limit of growth.
 func (m *Member) Room() (int64, error) {
 	u, err := m.Usage()
 	if err != nil {
@@ -104,7 +104,23 @@ func (m *Member) Room() (int64, error) {
 	if !m.BallastHeld() {
 		u.Available -= ballastSize(m.Superblock().Size)
 	}
+	if stop := m.Superblock().StopAt; stop > 0 {
+		u.Available -= u.Total / 100 * int64(100-stop)
+	}
 	return max(u.Available, 0), nil
+}
+
+// GrowthStopped is ErrNoSpace with a text when the file system is used beyond the limit of growth: the member takes no more of it, though there is some.
+func (m *Member) GrowthStopped() error {
+	stop := m.Superblock().StopAt
+	if stop == 0 {
+		return nil
+	}
+	u, err := m.Usage()
+	if err != nil || u.Available > u.Total/100*int64(100-stop) {
+		return nil
+	}
+	return fmt.Errorf("%w: over %d %% of the file system of %s are used, and the pool takes no more of it: free space there, or enlarge it", ErrNoSpace, stop, m.dir)
 }
 
 // SetSize records a new size, in bytes, durably. The engine sees to it that nothing lies beyond.

@@ -27,7 +27,7 @@ func poolToWire(p engine.PoolInfo) *pb.Pool {
 func memberToWire(m engine.MemberInfo) *pb.Member {
 	return &pb.Member{
 		Index: int64(m.Index), Id: m.ID, Path: m.Path, Directory: m.Directory, Device: m.Device, State: m.State, Reason: m.Reason, Metadata: m.Metadata,
-		Size: m.Size, Used: m.Used,
+		Size: m.Size, Used: m.Used, GrowthStopped: m.GrowthStopped,
 	}
 }
 
@@ -35,6 +35,7 @@ func memberFromWire(m *pb.Member) engine.MemberInfo {
 	return engine.MemberInfo{
 		Index: int(m.GetIndex()), ID: m.GetId(), Path: m.GetPath(), Directory: m.GetDirectory(), Device: m.GetDevice(), State: m.GetState(),
 		Reason: m.GetReason(), Metadata: m.GetMetadata(), Size: m.GetSize(), Used: m.GetUsed(),
+		GrowthStopped: m.GetGrowthStopped(),
 	}
 }
 
@@ -48,11 +49,11 @@ func memberSpecFromWire(m *pb.MemberSpec) engine.MemberSpec {
 }
 
 func shareToWire(s engine.Share) *pb.Share {
-	return &pb.Share{OfFree: int64(s.OfFree), FullAt: int64(s.FullAt)}
+	return &pb.Share{OfFree: int64(s.OfFree), FullAt: int64(s.FullAt), StopAt: int64(s.StopAt)}
 }
 
 func shareFromWire(s *pb.Share) engine.Share {
-	return engine.Share{OfFree: int(s.GetOfFree()), FullAt: int(s.GetFullAt())}
+	return engine.Share{OfFree: int(s.GetOfFree()), FullAt: int(s.GetFullAt()), StopAt: int(s.GetStopAt())}
 }
 
 // each turns a list; an empty one is nil.

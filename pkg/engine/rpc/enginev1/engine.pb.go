@@ -453,11 +453,13 @@ type Member struct {
 	Directory string `protobuf:"bytes,4,opt,name=directory,proto3" json:"directory,omitempty"`
 	Device    string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
 	// "InUse", "Draining" or "Missing".
-	State         string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
-	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
-	Metadata      bool   `protobuf:"varint,8,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	Size          int64  `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
-	Used          int64  `protobuf:"varint,10,opt,name=used,proto3" json:"used,omitempty"`
+	State    string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	Reason   string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Metadata bool   `protobuf:"varint,8,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Size     int64  `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
+	Used     int64  `protobuf:"varint,10,opt,name=used,proto3" json:"used,omitempty"`
+	// The file system is used beyond the share's stop_at; reason says so.
+	GrowthStopped bool `protobuf:"varint,11,opt,name=growth_stopped,json=growthStopped,proto3" json:"growth_stopped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -562,6 +564,13 @@ func (x *Member) GetUsed() int64 {
 	return 0
 }
 
+func (x *Member) GetGrowthStopped() bool {
+	if x != nil {
+		return x.GrowthStopped
+	}
+	return false
+}
+
 // MemberSpec is a member to make. Exactly one of directory and device is set.
 type MemberSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -645,7 +654,9 @@ type Share struct {
 	// Of what is free; 0: 90.
 	OfFree int64 `protobuf:"varint,1,opt,name=of_free,json=ofFree,proto3" json:"of_free,omitempty"`
 	// Never so much that more than this of the file system would be used; 0: no such limit.
-	FullAt        int64 `protobuf:"varint,2,opt,name=full_at,json=fullAt,proto3" json:"full_at,omitempty"`
+	FullAt int64 `protobuf:"varint,2,opt,name=full_at,json=fullAt,proto3" json:"full_at,omitempty"`
+	// Kept: from the use of so much of the file system on the member takes no more of it; 0: no such limit.
+	StopAt        int64 `protobuf:"varint,3,opt,name=stop_at,json=stopAt,proto3" json:"stop_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -690,6 +701,13 @@ func (x *Share) GetOfFree() int64 {
 func (x *Share) GetFullAt() int64 {
 	if x != nil {
 		return x.FullAt
+	}
+	return 0
+}
+
+func (x *Share) GetStopAt() int64 {
+	if x != nil {
+		return x.StopAt
 	}
 	return 0
 }
@@ -4070,7 +4088,7 @@ const file_engine_proto_rawDesc = "" +
 	"allocation\x18\x17 \x01(\tR\n" +
 	"allocation\x121\n" +
 	"\amembers\x18\x18 \x03(\v2\x17.rowan.engine.v1.MemberR\amembers\x12\x12\n" +
-	"\x04node\x18\x19 \x01(\tR\x04node\"\xea\x01\n" +
+	"\x04node\x18\x19 \x01(\tR\x04node\"\x91\x02\n" +
 	"\x06Member\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -4082,17 +4100,19 @@ const file_engine_proto_rawDesc = "" +
 	"\bmetadata\x18\b \x01(\bR\bmetadata\x12\x12\n" +
 	"\x04size\x18\t \x01(\x03R\x04size\x12\x12\n" +
 	"\x04used\x18\n" +
-	" \x01(\x03R\x04used\"\x98\x01\n" +
+	" \x01(\x03R\x04used\x12%\n" +
+	"\x0egrowth_stopped\x18\v \x01(\bR\rgrowthStopped\"\x98\x01\n" +
 	"\n" +
 	"MemberSpec\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
 	"\x04wipe\x18\x03 \x01(\bR\x04wipe\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12,\n" +
-	"\x05share\x18\x05 \x01(\v2\x16.rowan.engine.v1.ShareR\x05share\"9\n" +
+	"\x05share\x18\x05 \x01(\v2\x16.rowan.engine.v1.ShareR\x05share\"R\n" +
 	"\x05Share\x12\x17\n" +
 	"\aof_free\x18\x01 \x01(\x03R\x06ofFree\x12\x17\n" +
-	"\afull_at\x18\x02 \x01(\x03R\x06fullAt\"[\n" +
+	"\afull_at\x18\x02 \x01(\x03R\x06fullAt\x12\x17\n" +
+	"\astop_at\x18\x03 \x01(\x03R\x06stopAt\"[\n" +
 	"\x10AddMemberRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x123\n" +
 	"\x06member\x18\x02 \x01(\v2\x1b.rowan.engine.v1.MemberSpecR\x06member\"S\n" +
