@@ -64,6 +64,13 @@ func prepare() error {
 		return err
 	}
 	framework.AfterReadingAllFlags(&framework.TestContext)
+	// Not before: Kubernetes previews all specs there, and the suite that ginkgo goes on with afterwards has lost nodes outside of containers.
+	ginkgo.ReportAfterEach(func(report ginkgo.SpecReport) {
+		if err := record(report); err != nil {
+			// Without its line the spec counts as not run, which is what the caller then reports.
+			fmt.Fprintln(os.Stderr, "upstream suite:", err)
+		}
+	})
 	return nil
 }
 
@@ -73,10 +80,3 @@ func TestUpstream(t *testing.T) {
 	}
 	e2e.RunE2ETests(t)
 }
-
-var _ = ginkgo.ReportAfterEach(func(report ginkgo.SpecReport) {
-	if err := record(report); err != nil {
-		// Without its line the spec counts as not run, which is what the caller then reports.
-		fmt.Fprintln(os.Stderr, "upstream suite:", err)
-	}
-})

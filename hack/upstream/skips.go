@@ -1,0 +1,96 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+)
+
+// How a rule of skips.txt applies.
+const (
+	leaveOut = "leave-out" // a spec whose name matches is not run
+	skipped  = "skipped"   // the suite skips specs itself, with a message that matches
+)
+
+// rule is a line of skips.txt: kind, pattern and why, parted by tabs.
+type rule struct {
+	kind    string
+	pattern *regexp.Regexp
+	why     string
+	line    int
+	used    int // specs it applied to
+}
+
+type rules []*rule
+
+func readRules(file string) (rules, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the list of skips: %w", err)
+	}
+	list, err := parseRules(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return list, nil
+}
+
+func parseRules(text string) (list rules, err error) {
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		line = strings.TrimRight(line, "\n")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		r, problem := parseRule(line)
+		if problem != nil {
+			err = errors.Join(err, fmt.Errorf("line %d: %w", number, problem))
+			continue
+		}
+		r.line = number
+		list = append(list, r)
+	}
+	return list, err
+}
+
+func parseRule(line string) (*rule, error) {
+	parts := strings.Split(line, "\t")
+	if len(parts) != 3 || strings.TrimSpace(parts[2]) == "" {
+		return nil, errors.New("write KIND, PATTERN and why, parted by one tab each")
+	}
+	if parts[0] != leaveOut && parts[0] != skipped {
+		return nil, fmt.Errorf("kind %q: write %s or %s", parts[0], leaveOut, skipped)
+	}
+	pattern, err := regexp.Compile(parts[1])
+	if err != nil {
+		return nil, err
+	}
+	if pattern.MatchString("") {
+		return nil, fmt.Errorf("pattern %q matches anything", parts[1])
+	}
+	return &rule{kind: parts[0], pattern: pattern, why: parts[2]}, nil
+}
+
+// find is the first rule of a kind that applies to a text, and counts its use.
+func (list rules) find(kind, text string) *rule {
+	for _, r := range list {
+		if r.kind == kind && r.pattern.MatchString(text) {
+			r.used++
+			return r
+		}
+	}
+	return nil
+}
+
+// unused are rules that applied to nothing: what they excused is no longer there, and the next who reads them would believe it.
+func (list rules) unused() (left rules) {
+	for _, r := range list {
+		if r.used == 0 {
+			left = append(left, r)
+		}
+	}
+	return left
+}
