@@ -44,8 +44,8 @@ type FS interface {
 // Usage is what statfs tells of a file system, in bytes.
 type Usage struct {
 	Type      string // "xfs", "ext4", "tmpfs", or the magic number in hex
-	Total     int64
-	Available int64 // to a process without special rights
+	Total     int64  // without what the file system keeps back for root: Total - Available is in use
+	Available int64  // to a process without special rights
 	Device    uint64
 }
 

@@ -141,15 +141,22 @@ func (osFS) Usage(name string) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	unit := s.Frsize
-	if unit == 0 {
-		unit = s.Bsize
-	}
-	u := Usage{Type: typeName(int64(s.Type)), Total: int64(s.Blocks) * unit, Available: int64(s.Bavail) * unit}
+	u := statfsUsage(s)
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		u.Device = st.Dev
 	}
 	return u, nil
+}
+
+// statfsUsage counts as df's per cent does: blocks that are kept back for root are neither in use nor there. (Images of machines keep back most of the disk
+// at times; as in use, they would make a pool's share of what is left nothing.)
+func statfsUsage(s unix.Statfs_t) Usage {
+	unit := s.Frsize
+	if unit == 0 {
+		unit = s.Bsize
+	}
+	used := int64(s.Blocks) - int64(s.Bfree)
+	return Usage{Type: typeName(int64(s.Type)), Total: (used + int64(s.Bavail)) * unit, Available: int64(s.Bavail) * unit}
 }
 
 // typeName names the file systems that somebody may put a pool on, so that a refusal can be read. The ext family shares one magic number; a kernel
