@@ -97,7 +97,12 @@ func (o *options) suite(ctx context.Context) (suite, error) {
 	if o.results, err = filepath.Abs(o.results); err != nil {
 		return suite{}, err
 	}
-	return suite{dir: filepath.Join(strings.TrimSpace(string(out)), "test", "e2e", "upstream"), cache: build.Locate(user), log: o.out}, nil
+	// The suite is of one version, whatever version the cluster has; it lies beside the programs of its own.
+	cache, err := build.Locate(user, build.Kubernetes)
+	if err != nil {
+		return suite{}, err
+	}
+	return suite{dir: filepath.Join(strings.TrimSpace(string(out)), "test", "e2e", "upstream"), cache: cache, log: o.out}, nil
 }
 
 func (o options) plan(ctx context.Context, s suite, tests string, list rules) (plan, error) {

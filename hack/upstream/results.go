@@ -40,7 +40,7 @@ func (s store) open(identity string, fresh bool) (goesOn bool, err error) {
 		return false, fmt.Errorf("read what the results are of: %w", err)
 	}
 	if string(known) == identity && !fresh {
-		return true, s.makeFolders()
+		return true, errors.Join(s.makeFolders(), s.endLine())
 	}
 	// Only what this command makes is removed: the folder may have been named by mistake.
 	for _, path := range []string{s.identity(), s.results(), s.failures(), s.logs()} {
@@ -74,7 +74,24 @@ func (s store) close() error {
 	return nil
 }
 
-// read gives all outcomes in the order in which they were written. A last line without its end was being written when the machine stopped, and is none.
+// endLine ends a line that was being written when the machine stopped, so that the next one is whole.
+func (s store) endLine() error {
+	text, err := os.ReadFile(s.results())
+	if errors.Is(err, os.ErrNotExist) || err == nil && (len(text) == 0 || text[len(text)-1] == '\n') {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read results: %w", err)
+	}
+	f, err := os.OpenFile(s.results(), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("end the last result: %w", err)
+	}
+	_, err = f.Write([]byte("\n"))
+	return errors.Join(err, f.Close())
+}
+
+// read gives all outcomes in the order in which they were written. A line that is not whole is none: its spec counts as not run.
 func (s store) read() ([]outcome, error) {
 	text, err := os.ReadFile(s.results())
 	if errors.Is(err, os.ErrNotExist) {
@@ -84,18 +101,13 @@ func (s store) read() ([]outcome, error) {
 		return nil, fmt.Errorf("read results: %w", err)
 	}
 	var list []outcome
-	for number := 1; ; number++ {
-		line, rest, whole := bytes.Cut(text, []byte("\n"))
-		if !whole {
-			return list, nil
-		}
-		text = rest
+	for line := range bytes.Lines(text) {
 		var o outcome
-		if err := json.Unmarshal(line, &o); err != nil {
-			return nil, fmt.Errorf("read results: %s, line %d: %w; remove the line, and its spec runs again", s.results(), number, err)
+		if bytes.HasSuffix(line, []byte("\n")) && json.Unmarshal(line, &o) == nil && o.Name != "" {
+			list = append(list, o)
 		}
-		list = append(list, o)
 	}
+	return list, nil
 }
 
 // history is what became of a spec.
