@@ -160,6 +160,16 @@ e2e-scale: ## Times and sizes on a cluster of its own: snapshots, restores, 200 
 	$(GO) run ./hack/e2e -artifacts .cache/e2e-scale -- $(GO) test -count=1 -v -timeout 50m -parallel 30 -run TestScale ./test/e2e \
 		-args -scale -kubeconfig {kubeconfig} -node-exec '{node-exec}' -artifacts {artifacts}
 
+# Specs of the upstream suite side by side. Most of them wait most of the time.
+UPSTREAM_P  ?= 8
+.PHONY: e2e-upstream
+e2e-upstream: ## Kubernetes' own storage tests on a cluster of its own; goes on where the last run stopped (as root); UPSTREAMFLAGS="-fresh -run expand"
+	@hack/setup.sh cluster
+	@mkdir -p bin
+	$(GO) build -o bin/upstream ./hack/upstream
+	$(GO) run ./hack/e2e -artifacts .cache/e2e-upstream-cluster -values test/e2e/upstream/values.yaml -timeout 4h -- bin/upstream -procs $(UPSTREAM_P) \
+		-kubeconfig {kubeconfig} -cluster {cluster} -subject {artifacts}/rowan.tar $(UPSTREAMFLAGS)
+
 .PHONY: clean
 clean: ## Remove what the targets above made
 	rm -rf bin .cache

@@ -3,7 +3,7 @@
 //
 //	go run ./hack/e2e [flags] -- COMMAND...
 //
-// In COMMAND's words {kubeconfig} and {artifacts} stand for what they name, {node-exec} and {machine} for the commands that test/e2e asks for.
+// In COMMAND's words {kubeconfig}, {artifacts} and {cluster} (its folder) stand for what they name, {node-exec} and {machine} for the commands that test/e2e asks for.
 package main
 
 import (
@@ -131,7 +131,7 @@ func (r *run) install(ctx context.Context) error {
 
 func (r *run) test(ctx context.Context) error {
 	words := make([]string, len(r.command))
-	values := strings.NewReplacer("{kubeconfig}", r.kubeconfig, "{artifacts}", r.artifacts,
+	values := strings.NewReplacer("{kubeconfig}", r.kubeconfig, "{artifacts}", r.artifacts, "{cluster}", r.dir,
 		"{machine}", fmt.Sprintf("%s {command} --dir %s", r.bin, r.dir),
 		"{node-exec}", fmt.Sprintf("%s --dir %s node {node} --", r.bin, r.dir))
 	for i, w := range r.command {

@@ -47,7 +47,7 @@ func (s suite) key() (string, error) {
 	return hex.EncodeToString(sum.Sum(nil))[:12], nil
 }
 
-// programs are the paths of the test binary and of ginkgo. They lie beside the cluster's programs; ginkgo takes the end .test for a sign of the former.
+// programs are the paths of the test binary and of ginkgo, beside the cluster's programs. Ginkgo takes the end .test for a sign of the former.
 func (s suite) programs() (tests, ginkgo string, err error) {
 	key, err := s.key()
 	if err != nil {

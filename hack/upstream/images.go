@@ -17,8 +17,8 @@ import (
 var standIns = []string{"registry.k8s.io/e2e-test-images/nginx:1.15-4", "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0"}
 
 // shellPrograms are what the specs run in those images (testsuites/volumes.go, testsuites/multivolume.go and storage/utils).
-var shellPrograms = []string{"/bin/sh", "base64", "blockdev", "cat", "chmod", "dd", "echo", "grep", "head", "ls", "rm", "sha256sum", "sleep", "stat", "sync", "test",
-	"tail", "touch"}
+var shellPrograms = []string{"/bin/sh", "base64", "blockdev", "cat", "chmod", "dd", "echo", "grep", "head", "ls", "rm", "sha256sum", "sleep", "stat",
+	"sync", "test", "tail", "touch"}
 
 // loadImages makes the stand-ins and loads them into the cluster in a folder of hack/cluster.
 func loadImages(ctx context.Context, cluster string) error {

@@ -55,6 +55,7 @@ func TestPlan(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
+	const vac = "no VAC"
 	for _, c := range []struct {
 		name     string
 		outcomes []outcome
@@ -62,16 +63,17 @@ func TestJudge(t *testing.T) {
 		part     bool
 		missed   bool
 	}{
-		{"all passed", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "skipped", Reason: "no VAC"}}, 1, false, false},
-		{"fewer than recorded", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "skipped", Reason: "no VAC"}}, 2, false, true},
-		{"fewer than recorded, of a part", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "skipped", Reason: "no VAC"}}, 2, true, false},
-		{"one failed", []outcome{{Name: "a", State: "failed"}, {Name: "b", State: "skipped", Reason: "no VAC"}}, 0, false, true},
-		{"one ran out of time", []outcome{{Name: "a", State: "timedout"}, {Name: "b", State: "skipped", Reason: "no VAC"}}, 0, false, true},
-		{"one passed when repeated", []outcome{{Name: "a", State: "failed"}, {Name: "a", State: "passed"}, {Name: "b", State: "skipped", Reason: "no VAC"}}, 0, false, true},
+		{"all passed", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "skipped", Reason: vac}}, 1, false, false},
+		{"fewer than recorded", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "skipped", Reason: vac}}, 2, false, true},
+		{"fewer than recorded, of a part", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "skipped", Reason: vac}}, 2, true, false},
+		{"one failed", []outcome{{Name: "a", State: "failed"}, {Name: "b", State: "skipped", Reason: vac}}, 0, false, true},
+		{"one ran out of time", []outcome{{Name: "a", State: "timedout"}, {Name: "b", State: "skipped", Reason: vac}}, 0, false, true},
+		{"one passed when repeated", []outcome{{Name: "a", State: "failed"}, {Name: "a", State: "passed"},
+			{Name: "b", State: "skipped", Reason: vac}}, 0, false, true},
 		{"one was interrupted, then passed", []outcome{{Name: "a", State: "interrupted"}, {Name: "a", State: "passed"},
-			{Name: "b", State: "skipped", Reason: "no VAC"}}, 1, false, false},
-		{"one did not run", []outcome{{Name: "b", State: "skipped", Reason: "no VAC"}}, 0, false, true},
-		{"a skip without a rule", []outcome{{Name: "a", State: "skipped", Reason: "no node"}, {Name: "b", State: "skipped", Reason: "no VAC"}}, 0, false, true},
+			{Name: "b", State: "skipped", Reason: vac}}, 1, false, false},
+		{"one did not run", []outcome{{Name: "b", State: "skipped", Reason: vac}}, 0, false, true},
+		{"a skip without a rule", []outcome{{Name: "a", State: "skipped", Reason: "no node"}, {Name: "b", State: "skipped", Reason: vac}}, 0, false, true},
 		{"a rule for nothing", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "passed"}}, 0, false, true},
 		{"a rule for nothing of a part", []outcome{{Name: "a", State: "passed"}, {Name: "b", State: "passed"}}, 0, true, false},
 	} {

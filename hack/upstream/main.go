@@ -68,6 +68,13 @@ func (o options) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	can := true // of another machine's cluster nothing is known, and nothing excused
+	if o.cluster != "" {
+		if can, err = canSysResource(); err != nil {
+			return err
+		}
+	}
+	list = list.settle(can)
 	p, err := o.plan(ctx, s, tests, list)
 	if err != nil {
 		return err

@@ -41,7 +41,8 @@ func (r runner) run(ctx context.Context, names []string) error {
 	defer log.Close()
 	fmt.Fprintf(r.out, "%d specs by %d processes; log: %s\n", len(names), r.procs, log.Name())
 	// Ginkgo's own time limit is an hour unless told otherwise; the caller's context is the limit here.
-	cmd := exec.CommandContext(ctx, r.ginkgo, "--procs", fmt.Sprint(r.procs), "--timeout=48h", "--no-color", "--output-interceptor-mode=none", r.tests, "--",
+	cmd := exec.CommandContext(ctx, r.ginkgo, "--procs", fmt.Sprint(r.procs), "--timeout=48h", "--no-color", "--output-interceptor-mode=none",
+		r.tests, "--",
 		"-upstream.dir", r.manifest, "-upstream.run", list, "-upstream.results", r.store.results(), "-upstream.failures", r.store.failures(),
 		"-kubeconfig", r.kubeconfig, "-kubectl-path", r.kubectl, "-provider", "skeleton", "-report-dir", r.store.logs())
 	cmd.Stdout, cmd.Stderr = log, log

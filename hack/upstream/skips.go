@@ -6,12 +6,17 @@ import (
 	"os"
 	"regexp"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // How a rule of skips.txt applies.
 const (
 	leaveOut = "leave-out" // a spec whose name matches is not run
 	skipped  = "skipped"   // the suite skips specs itself, with a message that matches
+
+	// noSysResource is leaveOut on a machine whose processes cannot have CAP_SYS_RESOURCE, and nothing elsewhere.
+	noSysResource = "no-sys-resource"
 )
 
 // rule is a line of skips.txt: kind, pattern and why, parted by tabs.
@@ -61,8 +66,8 @@ func parseRule(line string) (*rule, error) {
 	if len(parts) != 3 || strings.TrimSpace(parts[2]) == "" {
 		return nil, errors.New("write KIND, PATTERN and why, parted by one tab each")
 	}
-	if parts[0] != leaveOut && parts[0] != skipped {
-		return nil, fmt.Errorf("kind %q: write %s or %s", parts[0], leaveOut, skipped)
+	if parts[0] != leaveOut && parts[0] != skipped && parts[0] != noSysResource {
+		return nil, fmt.Errorf("kind %q: write %s, %s or %s", parts[0], leaveOut, skipped, noSysResource)
 	}
 	pattern, err := regexp.Compile(parts[1])
 	if err != nil {
@@ -72,6 +77,29 @@ func parseRule(line string) (*rule, error) {
 		return nil, fmt.Errorf("pattern %q matches anything", parts[1])
 	}
 	return &rule{kind: parts[0], pattern: pattern, why: parts[2]}, nil
+}
+
+// settle makes rules of kind noSysResource what they are on a machine with or without the capability.
+func (list rules) settle(sysResource bool) (settled rules) {
+	for _, r := range list {
+		if r.kind == noSysResource {
+			if sysResource {
+				continue
+			}
+			r.kind = leaveOut
+		}
+		settled = append(settled, r)
+	}
+	return settled
+}
+
+// canSysResource asks whether processes of this machine can have CAP_SYS_RESOURCE: containers of some kinds cannot, whatever their manifest says.
+func canSysResource() (bool, error) {
+	has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0)
+	if err != nil {
+		return false, fmt.Errorf("ask for CAP_SYS_RESOURCE: %w", err)
+	}
+	return has == 1, nil
 }
 
 // find is the first rule of a kind that applies to a text, and counts its use.

@@ -34,6 +34,20 @@ func TestParseRulesRefuses(t *testing.T) {
 	}
 }
 
+func TestSettle(t *testing.T) {
+	const text = "no-sys-resource\tgrows\text4 cannot grow mounted\nskipped\tno VAC\tnot there\n"
+	for can, left := range map[bool]int{true: 1, false: 2} {
+		list, err := parseRules(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = list.settle(can)
+		if out := list.find(leaveOut, "grows"); len(list) != left || (out == nil) != can {
+			t.Errorf("with the capability %v: %d rules, %v leaves out", can, len(list), out)
+		}
+	}
+}
+
 // TestOwnFiles: what the repository has can be read.
 func TestOwnFiles(t *testing.T) {
 	dir := filepath.Join("..", "..", "test", "e2e", "upstream")

@@ -108,7 +108,8 @@ func TestManifest(t *testing.T) {
 
 // TestDecodeStrictly: a check that lets everything through would look green for ever.
 func TestDecodeStrictly(t *testing.T) {
-	for _, text := range []string{"driverInfo: {}", "DriverInfo: {Nam: x}", "DriverInfo: {StressTestOptions: {NumPod: 1}}", "Snapshotclass: {FromName: true}",
+	for _, text := range []string{
+		"driverInfo: {}", "DriverInfo: {Nam: x}", "DriverInfo: {StressTestOptions: {NumPod: 1}}", "Snapshotclass: {FromName: true}",
 		"StorageClass: {FromFile: a, FromFile: b}"} {
 		if err := decodeStrictly([]byte(text), start()); err == nil {
 			t.Errorf("%q is taken", text)

@@ -89,7 +89,8 @@ func record(report ginkgo.SpecReport) error {
 	if report.State.Is(types.SpecStateSkipped|types.SpecStatePending) && report.Failure.Message == "" {
 		return nil // filtered, or the run was interrupted before its turn
 	}
-	result := outcome{Name: name, State: report.State.String(), Reason: report.Failure.Message, Seconds: report.RunTime.Seconds(), Process: report.ParallelProcess}
+	result := outcome{Name: name, State: report.State.String(), Reason: report.Failure.Message, Seconds: report.RunTime.Seconds(),
+		Process: report.ParallelProcess}
 	var saved error
 	if report.Failed() && options.failures != "" {
 		result.Output = filepath.Join(options.failures, fmt.Sprintf("%x.log", sha256.Sum256([]byte(name)))[:16]+".log")
