@@ -57,7 +57,7 @@ type run struct {
 
 func (r *run) do(ctx context.Context) (err error) {
 	if len(r.command) == 0 {
-		return errors.New("no command to run: e2e [flags] -- COMMAND...")
+		return errors.New("no command to run: e2e [flags] -- COMMAND")
 	}
 	r.begun = time.Now()
 	if r.artifacts, err = filepath.Abs(r.artifacts); err != nil {
