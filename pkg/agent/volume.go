@@ -174,6 +174,12 @@ func (r volumes) follow(ctx context.Context, v *v1alpha1.LocalVolume, info engin
 			c.failed(v1alpha1.Modified, cerr)
 		}
 		switch {
+		case cerr == nil:
+			c.yes(v1alpha1.Modified, v1alpha1.ReasonDone, "")
+		case !unanswered(cerr):
+			c.failed(v1alpha1.Modified, cerr)
+		}
+		switch {
 		case aerr == nil && attached:
 			c.yes(v1alpha1.Attached, v1alpha1.ReasonAttached, "")
 		case aerr == nil:

@@ -61,6 +61,9 @@ func TestVolumeLife(t *testing.T) {
 	w.apply(v)
 	w.settled()
 	w.condition(v, v1alpha1.Resized, metav1.ConditionTrue, "")
+	if c := w.condition(v, v1alpha1.Modified, metav1.ConditionTrue, ""); c.ObservedGeneration != 2 {
+		t.Errorf("%+v", c)
+	}
 	info, err := w.rpc.Volume(t.Context(), p.Name, v.Name)
 	if err != nil || info.Size != 20*mi || info.Mode != engine.CopyOnWrite || !info.Tidy || v.Status.Size.Value() != 20*mi || v.Status.ObservedGeneration != 2 {
 		t.Errorf("%+v, %v, %+v", info, err, v.Status)
