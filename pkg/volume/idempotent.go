@@ -27,7 +27,11 @@ func (s *idempotent) Create(ctx context.Context, r CreateRequest) (Volume, error
 	if err := r.Check(); err != nil {
 		return Volume{}, err
 	}
-	v, err := s.Get(ctx, r.ID())
+	get := s.Get
+	if p, ok := s.Controller.(Peeker); ok {
+		get = p.Peek
+	}
+	v, err := get(ctx, r.ID())
 	if errors.Is(err, ErrNotFound) {
 		if v, err = s.Controller.Create(ctx, r); err == nil {
 			return v, nil
@@ -54,7 +58,11 @@ func (s *idempotent) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Sna
 	if err := r.Check(); err != nil {
 		return Snapshot{}, err
 	}
-	snap, err := s.GetSnapshot(ctx, r.ID())
+	get := s.GetSnapshot
+	if p, ok := s.Controller.(Peeker); ok {
+		get = p.PeekSnapshot
+	}
+	snap, err := get(ctx, r.ID())
 	if errors.Is(err, ErrNotFound) {
 		if snap, err = s.Controller.CreateSnapshot(ctx, r); err == nil {
 			return snap, nil

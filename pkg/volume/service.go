@@ -52,6 +52,13 @@ type Controller interface {
 	Health(ctx context.Context) error
 }
 
+// Peeker is a Controller that can look whether something is there at less cost than Get. It may miss what was made a moment ago; such a controller's
+// Create and CreateSnapshot refuse that with ErrExists whatever else is wrong with the request.
+type Peeker interface {
+	Peek(ctx context.Context, id VolumeID) (Volume, error)
+	PeekSnapshot(ctx context.Context, id SnapshotID) (Snapshot, error)
+}
+
 // Stats is what is known of a volume's space without looking into its file system, in bytes.
 type Stats struct {
 	Size   int64

@@ -56,7 +56,10 @@ type Service struct {
 	agents agents
 }
 
-var _ volume.Controller = (*Service)(nil)
+var (
+	_ volume.Controller = (*Service)(nil)
+	_ volume.Peeker     = (*Service)(nil)
+)
 
 // New makes the service and begins to watch.
 func New(ctx context.Context, cfg Config) (*Service, error) {

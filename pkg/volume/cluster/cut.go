@@ -34,6 +34,10 @@ func (s *Service) CreateSnapshot(caller context.Context, r volume.SnapshotReques
 	}
 	source, err := s.cuttable(ctx, r.Source)
 	if err != nil {
+		// The cache may not have yet what another process cut, before the source went or the pool was full.
+		if found, liveErr := s.live(ctx, r.ID().String(), &o); liveErr == nil && found {
+			return s.joinCut(caller, ctx, &o, r, notAfter)
+		}
 		return volume.Snapshot{}, err
 	}
 	o = *newSnapshot(r, source, notAfter)

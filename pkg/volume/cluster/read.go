@@ -71,6 +71,36 @@ func (s *Service) find(ctx context.Context, name string, into client.Object) err
 	return nil
 }
 
+// peek reads an object that is made from the cache alone.
+func (s *Service) peek(ctx context.Context, name string, into client.Object) error {
+	found, err := s.cached(ctx, name, into)
+	if err != nil {
+		return err
+	}
+	if st := stateOf(into); !found || !st.is(v1alpha1.Created) || st.gone() {
+		return fmt.Errorf("%s %s: %w", st.noun, name, volume.ErrNotFound)
+	}
+	return nil
+}
+
+// Peek implements volume.Peeker.
+func (s *Service) Peek(ctx context.Context, id volume.VolumeID) (volume.Volume, error) {
+	var o v1alpha1.LocalVolume
+	if err := s.peek(ctx, id.String(), &o); err != nil {
+		return volume.Volume{}, err
+	}
+	return s.volume(ctx, &o)
+}
+
+// PeekSnapshot implements volume.Peeker.
+func (s *Service) PeekSnapshot(ctx context.Context, id volume.SnapshotID) (volume.Snapshot, error) {
+	var o v1alpha1.LocalSnapshot
+	if err := s.peek(ctx, id.String(), &o); err != nil {
+		return volume.Snapshot{}, err
+	}
+	return s.snapshot(ctx, &o)
+}
+
 // Get implements volume.Controller.
 func (s *Service) Get(ctx context.Context, id volume.VolumeID) (volume.Volume, error) {
 	var o v1alpha1.LocalVolume

@@ -31,7 +31,7 @@ func (s *Service) remove(caller, ctx context.Context, obj client.Object) error {
 	}
 	if !st.absent && !st.is(v1alpha1.NodeLost) {
 		if err := s.agents.away(st.node); err != nil {
-			return fmt.Errorf("delete %s %s: %w", st.noun, obj.GetName(), err)
+			return err // which names the node
 		}
 		if st.is(v1alpha1.Attached) { // with the first key it would be deleted as soon as it is not, whatever the caller wants by then
 			return fmt.Errorf("volume %s is attached on node %s: %w", obj.GetName(), st.node, volume.ErrInUse)

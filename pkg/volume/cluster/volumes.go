@@ -29,19 +29,15 @@ func (s *Service) Create(caller context.Context, r volume.CreateRequest) (volume
 	if found {
 		return s.join(caller, ctx, &o, r)
 	}
-	from, err := s.origin(ctx, r.Source)
+	planned, err := s.plan(ctx, r)
 	if err != nil {
+		// The cache may not have yet what another process made, before the source went or the pool was full.
+		if found, liveErr := s.live(ctx, r.ID().String(), &o); liveErr == nil && found {
+			return s.join(caller, ctx, &o, r)
+		}
 		return volume.Volume{}, err
 	}
-	pools, err := s.candidates(ctx)
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	pool, sizing, err := place(r, s.poolSet(r.Parameters), from, pools)
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	o = *newVolume(r, sizing, pool)
+	o = *planned
 	switch err := s.cfg.Client.Create(ctx, &o); {
 	case apierrors.IsAlreadyExists(err):
 		if found, err = s.live(ctx, r.ID().String(), &o); err != nil {
@@ -58,6 +54,23 @@ func (s *Service) Create(caller context.Context, r volume.CreateRequest) (volume
 		return volume.Volume{}, err
 	}
 	return s.volume(caller, &o)
+}
+
+// plan is the object of a volume that can be made.
+func (s *Service) plan(ctx context.Context, r volume.CreateRequest) (*v1alpha1.LocalVolume, error) {
+	from, err := s.origin(ctx, r.Source)
+	if err != nil {
+		return nil, err
+	}
+	pools, err := s.candidates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pool, sizing, err := place(r, s.poolSet(r.Parameters), from, pools)
+	if err != nil {
+		return nil, err
+	}
+	return newVolume(r, sizing, pool), nil
 }
 
 // join waits for a volume that somebody else began to make, if it is what is asked for. o was read live.

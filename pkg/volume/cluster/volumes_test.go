@@ -382,6 +382,36 @@ func TestSecondLook(t *testing.T) {
 	}
 }
 
+// TestStaleCache: a process is asked again for what another made, does not see it yet, and could not make it any more.
+func TestStaleCache(t *testing.T) {
+	f := newFixture(t, nil)
+	v := f.must("v")
+	copied := volume.CreateRequest{Name: "copy", FSType: volume.FSExt4, Source: volume.Source{Volume: v.ID}}
+	cut := volume.SnapshotRequest{Name: "s", Source: v.ID}
+	c := volume.OpenController(f.Service)
+	made, err := c.Create(t.Context(), copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap, err := c.CreateSnapshot(t.Context(), cut)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Delete(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	slow := &fakeCache{apiServer: f.api, hide: func(obj client.Object) bool { _, ok := obj.(*v1alpha1.Pool); return !ok }}
+	late := &fixture{t: t, api: f.api, cache: slow}
+	late.Service = late.controller(nil)
+	c = volume.OpenController(late.Service)
+	if got, err := c.Create(t.Context(), copied); err != nil || got != made {
+		t.Errorf("create: %+v, %v, want %+v", got, err, made)
+	}
+	if got, err := c.CreateSnapshot(t.Context(), cut); err != nil || got != snap {
+		t.Errorf("cut: %+v, %v, want %+v", got, err, snap)
+	}
+}
+
 // TestDefinitionGone: the API server's answer while the kinds are gone says nothing about volumes.
 func TestDefinitionGone(t *testing.T) {
 	f := newFixture(t, nil)
