@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/rowan-csi/rowan/pkg/agent"
@@ -143,6 +144,9 @@ func (p *nodePlugin) setUp() error {
 		return err
 	}
 	p.registration = kubelet.New(driver.Name, endpoint)
+	if err := metrics.Registry.Register(p.agent.Metrics()); err != nil {
+		return fmt.Errorf("set up metrics: %w", err)
+	}
 	return p.agent.SetUp(p.manager)
 }
 
