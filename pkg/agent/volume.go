@@ -168,12 +168,6 @@ func (r volumes) follow(ctx context.Context, v *v1alpha1.LocalVolume, info engin
 			c.failed(v1alpha1.Resized, gerr)
 		}
 		switch {
-		case cerr == nil && v.Generation > 1: // the first generation is what it was made with
-			c.yes(v1alpha1.Modified, v1alpha1.ReasonDone, "")
-		case cerr != nil && !unanswered(cerr):
-			c.failed(v1alpha1.Modified, cerr)
-		}
-		switch {
 		case cerr == nil:
 			c.yes(v1alpha1.Modified, v1alpha1.ReasonDone, "")
 		case !unanswered(cerr):
