@@ -1,5 +1,5 @@
-// Command hyperkube is the servers of Kubernetes in one program, told apart by the name it is called by: they share nearly all their code, so that one
-// is linked in the time of one, and takes the space of one.
+// Command hyperkube is the servers of Kubernetes in one program, told apart by the name it is called by. They share nearly all their code, so that all
+// are linked in the time of one, and take the space of one.
 package main
 
 import (
@@ -26,7 +26,7 @@ func main() {
 		"kube-controller-manager": controllers.NewControllerManagerCommand,
 		"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 		"kube-proxy":              proxy.NewProxyCommand,
-		"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
+		"kubelet":                 newKubelet,
 	}
 	name := filepath.Base(os.Args[0])
 	server, ok := servers[name]
@@ -35,4 +35,16 @@ func main() {
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(server()))
+}
+
+// newKubelet is the kubelet's command, whose function takes a context in newer versions.
+func newKubelet() *cobra.Command {
+	switch make := any(kubelet.NewKubeletCommand).(type) {
+	case func(context.Context) *cobra.Command:
+		return make(context.Background())
+	case func() *cobra.Command:
+		return make()
+	default:
+		panic(fmt.Sprintf("this version makes its kubelet by a %T, which is not known here", make))
+	}
 }
