@@ -31,9 +31,11 @@ type Mark struct {
 	// Keeps says that the rule keeps it.
 	Keeps bool
 
-	within Duration
-	zone   *time.Location
-	at     time.Time
+	// Within is the span of the rule of that name.
+	Within Duration
+
+	zone *time.Location
+	at   time.Time
 }
 
 // Period names the calendar rule's period that the snapshot lies in; "" for keepLast and within.
@@ -90,9 +92,9 @@ func (m *Mark) String() string {
 func (m *Mark) words() string {
 	switch {
 	case m.Rule == RuleWithin && m.Keeps:
-		return fmt.Sprintf("within %s", m.within)
+		return fmt.Sprintf("within %s", m.Within)
 	case m.Rule == RuleWithin:
-		return fmt.Sprintf("not within %s", m.within)
+		return fmt.Sprintf("not within %s", m.Within)
 	case m.Rank > m.Limit:
 		return fmt.Sprintf("past %s %d", m.Rule, m.Limit)
 	case m.Rule == RuleLast:
@@ -150,7 +152,11 @@ func (r *Retention) countRules() []countRule {
 
 // marks applies the keep rules to snapshots that take slots, newest first.
 func (s *scope) marks(list []*Snapshot) [][]Mark {
-	marks := make([][]Mark, len(list))
+	const rules = 7 // of which each snapshot has one mark at most
+	marks, room := make([][]Mark, len(list)), make([]Mark, len(list)*rules)
+	for i := range marks {
+		marks[i] = room[i*rules : i*rules : (i+1)*rules]
+	}
 	if s.r.KeepLast > 0 {
 		for i := range list {
 			marks[i] = append(marks[i], Mark{Rule: RuleLast, Scope: s.name, Limit: s.r.KeepLast, Rank: i + 1, Newest: true, Keeps: i < s.r.KeepLast})
@@ -164,7 +170,7 @@ func (s *scope) marks(list []*Snapshot) [][]Mark {
 	if s.r.Within > 0 && len(list) > 0 {
 		from := list[0].CreatedAt.Add(-time.Duration(s.r.Within))
 		for i, snap := range list {
-			marks[i] = append(marks[i], Mark{Rule: RuleWithin, Scope: s.name, within: s.r.Within, Keeps: snap.CreatedAt.After(from)})
+			marks[i] = append(marks[i], Mark{Rule: RuleWithin, Scope: s.name, Within: s.r.Within, Keeps: snap.CreatedAt.After(from)})
 		}
 	}
 	return marks

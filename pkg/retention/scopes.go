@@ -45,7 +45,11 @@ func (sp *sourcePlan) scopes() {
 
 // merge adds a scope's verdict: to keep beats to prune.
 func (d *Decision) merge(s *scope, v verdict) {
-	d.Marks = append(d.Marks, v.marks...)
+	if d.Marks == nil {
+		d.Marks = v.marks
+	} else {
+		d.Marks = append(d.Marks, v.marks...)
+	}
 	d.floor = d.floor || v.floor
 	// A retention that is wrong lets nothing stronger than a rule (the pool's pressure, say) at what it would have seen.
 	if d.Action == "" || d.Action == Prune && v.action == Keep || v.reason == NoRetention {

@@ -157,6 +157,9 @@ func ruleLane(group []*markAt, sc scale) lane {
 	if first.Limit > 0 {
 		l.Name = fmt.Sprintf("%s %d", first.Rule, first.Limit)
 	}
+	if first.Rule == retention.RuleWithin {
+		l.Name = "within " + first.Within.String()
+	}
 	if first.Scope != "" {
 		l.Name = first.Scope + ": " + l.Name
 	}

@@ -65,7 +65,7 @@ func TestPage(t *testing.T) {
 			}
 		})
 	for _, want := range []string{"Plan &lt;of&gt; &amp; policy", "shop/db &lt;b&gt;", ">keepLast 3<", ">hourly 6<",
-		">daily 2<", ">within<", ">daily: monthly 2<",
+		">daily 2<", ">within 2h<", ">daily: monthly 2<",
 		"PruneBraked", "prefers-color-scheme: dark", "2026-11-20 10:30:00 &#43;01:00", "goes later", "audit", "retention: {}"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %q", want)
