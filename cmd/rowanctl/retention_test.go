@@ -9,7 +9,7 @@ import (
 
 // TestRetentionPlan plans lists of testdata/retention: no engine is asked.
 func TestRetentionPlan(t *testing.T) {
-	s := newStage(t)
+	s := &stage{socket: "/nonexistent/engine.sock"}
 	script := "retention plan testdata/retention/list.json --policy testdata/retention/policy.yaml\n" +
 		"retention plan testdata/retention/list.json --policy testdata/retention/policy.yaml --policy-uid p-1 --now 2027-06-01T00:00:00Z\n" +
 		"retention plan testdata/retention/list.json --policy testdata/retention/object.yaml -o json\n" +
@@ -27,7 +27,7 @@ func TestRetentionPlan(t *testing.T) {
 }
 
 func TestRetentionPage(t *testing.T) {
-	s := newStage(t)
+	s := &stage{socket: "/nonexistent/engine.sock"}
 	file := filepath.Join(t.TempDir(), "plan.html")
 	out, errs, code := s.run(t, "retention", "plan", "testdata/retention/list.json", "-f", "testdata/retention/object.yaml", "--html", file)
 	if code != exitOK || errs != "" || !strings.Contains(out, "SNAPSHOT") {
