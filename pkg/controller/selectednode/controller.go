@@ -18,7 +18,6 @@ import (
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,7 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/claims"
 	"github.com/rowan-csi/rowan/pkg/controller/kit"
 )
 
@@ -42,10 +41,15 @@ const workers = 10
 type Controller struct {
 	*kit.Kit
 	snapshots atomic.Bool // their definitions are installed, and watched
+	find      claims.Finder
 }
 
 // New controller.
-func New(k *kit.Kit) *Controller { return &Controller{Kit: k} }
+func New(k *kit.Kit) *Controller {
+	c := &Controller{Kit: k}
+	c.find = claims.Finder{Reader: k.Client, Snapshots: c.snapshots.Load}
+	return c
+}
 
 // Register it with a manager.
 func (c *Controller) Register(ctx context.Context, m ctrl.Manager) error {
@@ -55,7 +59,7 @@ func (c *Controller) Register(ctx context.Context, m ctrl.Manager) error {
 	if err := c.registerPods(ctx, m); err != nil {
 		return err
 	}
-	claims, err := ctrl.NewControllerManagedBy(m).Named("selectednode").
+	placer, err := ctrl.NewControllerManagedBy(m).Named("selectednode").
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		For(&corev1.PersistentVolumeClaim{}).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(c.claimsOfClaim)).
@@ -66,11 +70,11 @@ func (c *Controller) Register(ctx context.Context, m ctrl.Manager) error {
 	return m.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		return c.WhenInstalled(ctx, m.GetRESTMapper(), snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot"), func() error {
 			c.snapshots.Store(true)
-			if err := claims.Watch(source.Kind[client.Object](m.GetCache(), &snapshotv1.VolumeSnapshot{},
+			if err := placer.Watch(source.Kind[client.Object](m.GetCache(), &snapshotv1.VolumeSnapshot{},
 				handler.EnqueueRequestsFromMapFunc(c.claimsOfSnapshot))); err != nil {
 				return fmt.Errorf("watch VolumeSnapshots: %w", err)
 			}
-			if err := claims.Watch(source.Kind[client.Object](m.GetCache(), &snapshotv1.VolumeSnapshotContent{},
+			if err := placer.Watch(source.Kind[client.Object](m.GetCache(), &snapshotv1.VolumeSnapshotContent{},
 				handler.EnqueueRequestsFromMapFunc(c.claimsOfContent))); err != nil {
 				return fmt.Errorf("watch VolumeSnapshotContents: %w", err)
 			}
@@ -88,16 +92,16 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if !undecided(&claim) {
 		return reconcile.Result{}, nil
 	}
-	class, err := c.class(ctx, &claim)
+	class, err := c.find.Class(ctx, &claim)
 	switch {
 	case err != nil:
 		return reconcile.Result{}, err
 	case class == nil: // it may be made after the claim
 		return reconcile.Result{RequeueAfter: c.ProbeEvery}, nil
-	case !waitsForUs(class):
+	case !claims.WaitsForUs(class):
 		return reconcile.Result{}, nil
 	}
-	at, err := c.sourceOf(ctx, &claim)
+	at, err := c.find.Source(ctx, &claim)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -115,46 +119,25 @@ func (c *Controller) patience(claim *corev1.PersistentVolumeClaim) time.Duration
 // undecided says whether a claim has a source and nobody has said where it is to be made.
 func undecided(claim *corev1.PersistentVolumeClaim) bool {
 	_, decided := claim.Annotations[annotation]
-	return !decided && claim.Spec.VolumeName == "" && claim.DeletionTimestamp == nil && sourceKey(claim) != ""
-}
-
-// class of a claim; nil: there is none.
-func (c *Controller) class(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*storagev1.StorageClass, error) {
-	if claim.Spec.StorageClassName == nil || *claim.Spec.StorageClassName == "" {
-		return nil, nil
-	}
-	var class storagev1.StorageClass
-	err := c.Client.Get(ctx, client.ObjectKey{Name: *claim.Spec.StorageClassName}, &class)
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("get StorageClass %s: %w", *claim.Spec.StorageClassName, err)
-	}
-	return &class, nil
-}
-
-func waitsForUs(class *storagev1.StorageClass) bool {
-	return class.Provisioner == v1alpha1.DriverName && class.VolumeBindingMode != nil &&
-		*class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+	return !decided && claim.Spec.VolumeName == "" && claim.DeletionTimestamp == nil && claims.SourceKey(claim) != ""
 }
 
 // place is the one function that decides for the scheduler.
-func (c *Controller) place(ctx context.Context, claim *corev1.PersistentVolumeClaim, at *location) (reconcile.Result, error) {
-	node, err := c.Node(ctx, at.node)
+func (c *Controller) place(ctx context.Context, claim *corev1.PersistentVolumeClaim, at *claims.Location) (reconcile.Result, error) {
+	node, err := c.Node(ctx, at.Node)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	if node == nil { // the provisioner would take the annotation away, and we would write it again, for ever
 		c.Events.Eventf(claim, nil, corev1.EventTypeWarning, "SourceNodeGone", "Place",
-			"%s is on node %s, which is gone: bring the node back, or take a source that is on another node", at.what, at.node)
+			"%s is on node %s, which is gone: bring the node back, or take a source that is on another node", at.What, at.Node)
 		return reconcile.Result{RequeueAfter: c.ProbeEvery}, nil
 	}
 	there, err := c.Patch(ctx, claim, func() {
 		if claim.Annotations == nil {
 			claim.Annotations = map[string]string{}
 		}
-		claim.Annotations[annotation] = at.node
+		claim.Annotations[annotation] = at.Node
 	})
 	if apierrors.IsConflict(err) { // the scheduler, or whoever changed the claim, was first: the change brings it here again
 		return reconcile.Result{}, nil
@@ -164,6 +147,6 @@ func (c *Controller) place(ctx context.Context, claim *corev1.PersistentVolumeCl
 	}
 	placed.Inc()
 	c.Events.Eventf(claim, nil, corev1.EventTypeNormal, "SourceNode", "Place",
-		"%s is on node %s: the volume is made there, and pods that use it run there", at.what, at.node)
+		"%s is on node %s: the volume is made there, and pods that use it run there", at.What, at.Node)
 	return reconcile.Result{}, nil
 }

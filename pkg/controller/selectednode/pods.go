@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/rowan-csi/rowan/pkg/claims"
 	"github.com/rowan-csi/rowan/pkg/controller/kit"
 )
 
@@ -40,21 +41,7 @@ func (c *Controller) registerPods(ctx context.Context, m ctrl.Manager) error {
 		Complete(kit.Calm(p))
 }
 
-// claimsOfPod are the names of the claims that a pod uses, those that are made for it included.
-func claimsOfPod(pod *corev1.Pod) []string {
-	var names []string
-	for _, v := range pod.Spec.Volumes {
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			names = append(names, v.PersistentVolumeClaim.ClaimName)
-		case v.Ephemeral != nil:
-			names = append(names, pod.Name+"-"+v.Name)
-		}
-	}
-	return names
-}
-
-func claimIndex(o client.Object) []string { return claimsOfPod(o.(*corev1.Pod)) }
+func claimIndex(o client.Object) []string { return claims.OfPod(o.(*corev1.Pod)) }
 
 func (p *pods) podsOfClaim(ctx context.Context, o client.Object) []reconcile.Request {
 	var list corev1.PodList
@@ -84,7 +71,7 @@ func (p *pods) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.
 	}
 	bound := map[string][]string{} // by node: what is there
 	var open []corev1.PersistentVolumeClaim
-	for _, name := range claimsOfPod(&pod) {
+	for _, name := range claims.OfPod(&pod) {
 		var claim corev1.PersistentVolumeClaim
 		if err := p.Client.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: name}, &claim); err != nil {
 			if apierrors.IsNotFound(err) {
@@ -92,7 +79,7 @@ func (p *pods) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.
 			}
 			return reconcile.Result{}, fmt.Errorf("get claim %s: %w", name, err)
 		}
-		node, what, err := p.nodeFor(ctx, &claim)
+		node, what, err := p.find.Needs(ctx, &claim)
 		if err != nil {
 			return reconcile.Result{}, err
 		}
@@ -107,23 +94,6 @@ func (p *pods) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.
 		p.tell(&pod, open, bound)
 	}
 	return reconcile.Result{}, nil
-}
-
-// nodeFor is the only node that can have a claim's volume; "": any, or not known.
-func (p *pods) nodeFor(ctx context.Context, claim *corev1.PersistentVolumeClaim) (node, what string, err error) {
-	if claim.Spec.VolumeName != "" {
-		node, err := p.nodeOfClaim(ctx, claim.Namespace, claim.Name)
-		return node, "the volume of claim " + claim.Name, err
-	}
-	class, err := p.class(ctx, claim)
-	if err != nil || class == nil || !waitsForUs(class) {
-		return "", "", err
-	}
-	at, err := p.sourceOf(ctx, claim)
-	if err != nil || at == nil {
-		return "", "", err
-	}
-	return at.node, fmt.Sprintf("%s, which claim %s is made from", at.what, claim.Name), nil
 }
 
 // tell the pod and its unbound claims once.

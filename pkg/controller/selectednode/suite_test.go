@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/claims"
 	"github.com/rowan-csi/rowan/pkg/controller/kit/kittest"
 )
 
@@ -55,11 +56,11 @@ func claim(name, class string, source *corev1.TypedObjectReference) *corev1.Pers
 }
 
 func ofSnapshot(name string) *corev1.TypedObjectReference {
-	return &corev1.TypedObjectReference{APIGroup: ptr(snapshotv1.GroupName), Kind: kindSnapshot, Name: name}
+	return &corev1.TypedObjectReference{APIGroup: ptr(snapshotv1.GroupName), Kind: claims.KindSnapshot, Name: name}
 }
 
 func ofClaim(name string) *corev1.TypedObjectReference {
-	return &corev1.TypedObjectReference{Kind: kindClaim, Name: name}
+	return &corev1.TypedObjectReference{Kind: claims.KindClaim, Name: name}
 }
 
 // volume is a claim that is bound to a volume on a node.
@@ -111,7 +112,7 @@ func TestPlaces(t *testing.T) {
 		Spec: snapshotv1.VolumeSnapshotContentSpec{Driver: v1alpha1.DriverName,
 			Source: snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: ptr("snap-cut")}}}
 	old := claim("new", "rowan", nil)
-	old.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ptr(snapshotv1.GroupName), Kind: kindSnapshot, Name: "cut"}
+	old.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ptr(snapshotv1.GroupName), Kind: claims.KindSnapshot, Name: "cut"}
 	elsewhere := ofSnapshot("cut")
 	elsewhere.Namespace = ptr("ns")
 	elsewhereClaim := claim("new", "rowan", elsewhere)
@@ -205,7 +206,7 @@ func TestSchedulerFirst(t *testing.T) {
 	if err := s.Client.Patch(t.Context(), now, client.MergeFrom(old)); err != nil {
 		t.Fatal(err)
 	}
-	if result, err := s.c.place(t.Context(), old, &location{node: "a", what: "x"}); err != nil || !result.IsZero() {
+	if result, err := s.c.place(t.Context(), old, &claims.Location{Node: "a", What: "x"}); err != nil || !result.IsZero() {
 		t.Error(result, err)
 	}
 	if selected, _ := s.settle("new"); selected != "b" || len(s.TakeEvents()) != 0 {
