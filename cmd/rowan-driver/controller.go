@@ -7,8 +7,11 @@ import (
 	"os"
 	"strings"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	"github.com/spf13/pflag"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -19,6 +22,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/driver"
+	"github.com/rowan-csi/rowan/pkg/driver/siblings"
 	"github.com/rowan-csi/rowan/pkg/volume"
 	"github.com/rowan-csi/rowan/pkg/volume/cluster"
 )
@@ -82,7 +86,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	}
 	server := driver.NewServer(logger, driver.Services{
 		Identity:   driver.NewIdentity(version, true, service.Health),
-		Controller: driver.NewController(service, driver.ParamPoolSet),
+		Controller: siblings.New(driver.NewController(service, driver.ParamPoolSet), live),
 		Observe:    measure,
 	})
 	stopHTTP, err := o.shared.serveHTTP(service.Health)
@@ -99,7 +103,8 @@ func (o *controllerOptions) run(ctx context.Context) error {
 
 func kinds() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	return scheme, errors.Join(v1alpha1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme))
+	return scheme, errors.Join(v1alpha1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme),
+		corev1.AddToScheme(scheme), storagev1.AddToScheme(scheme), snapshotv1.AddToScheme(scheme))
 }
 
 // namespaceFile is where a pod finds the namespace of its service account.
