@@ -43,27 +43,43 @@ func grow(t *testing.T, f *framework.Flow, pvc *corev1.PersistentVolumeClaim, si
 	})
 }
 
-// A claim in use grows, as a file system and as a device.
+// A claim in use grows: as a file system, and as a device.
 func TestOnlineGrowth(t *testing.T) {
-	f := flow(t)
-	data, disk := f.Claim(framework.Claim{Name: "data"}), f.Claim(framework.Claim{Name: "disk", Block: true})
-	p := f.Pod(framework.Pod{Name: "p", Claims: []string{"data"}, Blocks: []string{"disk"}})
-	f.WriteFiles(p, "/data/data/kept")
-	want := f.HashFiles(p, "/data/data/kept")
-	f.Bound(data)
-	f.Bound(disk)
-	grow(t, f, data, "3Gi")
-	grow(t, f, disk, "3Gi")
-	if n := kibibytes(t, f, p, "data"); n < 2900<<10 {
-		t.Errorf("the file system has %d KiB, want about 3 GiB", n)
+	for _, fs := range []string{"ext4", "xfs"} {
+		t.Run(fs, func(t *testing.T) {
+			f := flow(t)
+			f.StorageClass(fs, map[string]string{"csi.storage.k8s.io/fstype": fs})
+			data := f.Claim(framework.Claim{Name: "data", Class: f.Class(fs)})
+			p := f.Pod(framework.Pod{Name: "p", Claims: []string{"data"}})
+			if fs == "ext4" && !f.Capable(p.Spec.NodeName, capSysResource) {
+				t.Skip("needs CAP_SYS_RESOURCE on the node, which the kernel asks for to grow ext4 in use")
+			}
+			f.WriteFiles(p, "/data/data/kept")
+			want := f.HashFiles(p, "/data/data/kept")
+			f.Bound(data)
+			grow(t, f, data, "3Gi")
+			if n := kibibytes(t, f, p, "data"); n < 2900<<10 {
+				t.Errorf("the file system has %d KiB, want about 3 GiB", n)
+			}
+			if got := f.HashFiles(p, "/data/data/kept"); got != want {
+				t.Errorf("files of hash %s, want %s", got, want)
+			}
+		})
 	}
-	if got := f.Run(p, "blockdev --getsize64 /dev/rowan/disk"); got != fmt.Sprint(3<<30) {
-		t.Errorf("the device has %s bytes, want 3 GiB", got)
-	}
-	if got := f.HashFiles(p, "/data/data/kept"); got != want {
-		t.Errorf("files of hash %s, want %s", got, want)
-	}
+	t.Run("device", func(t *testing.T) {
+		f := flow(t)
+		disk := f.Claim(framework.Claim{Name: "disk", Block: true})
+		p := f.Pod(framework.Pod{Name: "p", Blocks: []string{"disk"}})
+		f.Bound(disk)
+		grow(t, f, disk, "3Gi")
+		if got := f.Run(p, "blockdev --getsize64 /dev/rowan/disk"); got != fmt.Sprint(3<<30) {
+			t.Errorf("the device has %s bytes, want 3 GiB", got)
+		}
+	})
 }
+
+// capSysResource is the number of CAP_SYS_RESOURCE.
+const capSysResource = 24
 
 // Claims of 10 MiB, as virtual machines' TPM state has.
 func TestSmallClaims(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -78,6 +79,19 @@ func (c *Cluster) OnNode(ctx context.Context, node string, command ...string) (s
 		return string(out), fmt.Errorf("run %s on node %s: %w: %s", strings.Join(command, " "), node, err, out)
 	}
 	return string(out), nil
+}
+
+// Capable says whether processes on a node may have a capability, by its number. A node that cannot be asked may.
+func (f *Flow) Capable(node string, capability uint) bool {
+	f.Helper()
+	if f.NodeExec == "" {
+		return true
+	}
+	out, err := f.OnNode(f.Context(), node, "awk", "/^CapBnd/ {print $2}", "/proc/self/status")
+	must(f, err)
+	bits, err := strconv.ParseUint(strings.TrimSpace(out), 16, 64)
+	must(f, err)
+	return bits&(1<<capability) != 0
 }
 
 // must ends the test on an error.

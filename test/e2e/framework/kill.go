@@ -15,8 +15,8 @@ import (
 )
 
 // victims are what a flow may lose: a command line that names the process on a node. The keeper is not among them: it is what makes the others' deaths
-// harmless, and its own is what DESIGN says needs a reboot of the pods.
-var victims = []string{"rowan-engine", "rowan-driver --node", "rowan-driver --controller", "rowan-controller", "csi-provisioner", "csi-snapshotter"}
+// harmless, and is replaced by hand, one node at a time.
+var victims = []string{"rowan-engine --", "rowan-driver --node", "rowan-driver --controller", "rowan-controller", "csi-provisioner", "csi-snapshotter"}
 
 // kill is a flow's: which process ends, on every node that has it, at which of the flow's steps.
 type kill struct {

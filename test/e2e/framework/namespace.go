@@ -53,7 +53,7 @@ func (f *Flow) In(t testing.TB) *Flow {
 
 // remove removes the namespace. The test's own context has ended by then.
 func (f *Flow) remove(ns *corev1.Namespace) {
-	ctx, cancel := context.WithTimeout(context.Background(), Wait)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*Wait) // a snapshot that a waiting claim is made from goes late
 	defer cancel()
 	if err := f.Delete(ctx, ns); err != nil {
 		f.Errorf("remove namespace %s: %v", ns.Name, err)

@@ -151,13 +151,13 @@ func (f *Flow) WriteFiles(p *corev1.Pod, dir string) {
 // HashFiles is one hash over all files below a folder of a pod, their names included.
 func (f *Flow) HashFiles(p *corev1.Pod, dir string) string {
 	f.Helper()
-	return f.Run(p, fmt.Sprintf(`cd %s; find . -type f | grep -v lost+found | sort | xargs sha256sum | sha256sum`, dir))
+	return f.Run(p, fmt.Sprintf(`set -o pipefail; cd %s; find . -type f | grep -v lost+found | sort | xargs sha256sum | sha256sum`, dir))
 }
 
 // HashDevice is the hash of a device's first bytes, read past any cache of the pod's.
 func (f *Flow) HashDevice(p *corev1.Pod, claim string, mebibytes int) string {
 	f.Helper()
-	return f.Run(p, fmt.Sprintf(`dd if=%s%s bs=1M count=%d iflag=direct 2>/dev/null | sha256sum`, DeviceDir, claim, mebibytes))
+	return f.Run(p, fmt.Sprintf(`set -o pipefail; dd if=%s%s bs=1M count=%d iflag=direct 2>/dev/null | sha256sum`, DeviceDir, claim, mebibytes))
 }
 
 // Key is an object's key.

@@ -38,6 +38,9 @@ func Gone(t testing.TB, c *Cluster, o client.Object) {
 	ctx, cancel := context.WithTimeout(t.Context(), Wait)
 	defer cancel()
 	uid := o.GetUID()
+	if err := c.Get(ctx, client.ObjectKeyFromObject(o), o); apierrors.IsNotFound(err) {
+		return
+	}
 	err := c.until(ctx, o, func() error {
 		if uid != "" && o.GetUID() != uid {
 			return errGone
