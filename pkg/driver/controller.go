@@ -195,19 +195,17 @@ func (s *Controller) ControllerModifyVolume(
 	return &csi.ControllerModifyVolumeResponse{}, nil
 }
 
-// GetCapacity answers what CreateVolume would admit.
+// GetCapacity answers what CreateVolume would admit; for a class that it would refuse, what it would admit without its parameters. An error would leave
+// a waiting pod with the scheduler's word that there is no space, where CreateVolume's error says on the claim what is wrong with the class.
 func (s *Controller) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	params, fsType, err := s.parseParameters(req.GetParameters())
-	if err != nil {
-		return nil, err
-	}
-	if len(req.GetVolumeCapabilities()) > 0 {
+	if err == nil && len(req.GetVolumeCapabilities()) > 0 {
 		fsType, err = fileSystem(req.GetVolumeCapabilities(), fsType)
-	} else {
+	} else if err == nil {
 		err = volume.CheckFS(fsType)
 	}
 	if err != nil {
-		return nil, err
+		params, fsType = volume.Parameters{}, ""
 	}
 	r := volume.CapacityRequest{FSType: fsType, Parameters: params}
 	if t := req.GetAccessibleTopology(); t != nil {
@@ -218,6 +216,10 @@ func (s *Controller) GetCapacity(ctx context.Context, req *csi.GetCapacityReques
 		r.Node = volume.NodeID(node)
 	}
 	c, err := s.volumes.Capacity(ctx, r)
+	if errors.Is(err, volume.ErrInvalid) {
+		r.Parameters = volume.Parameters{}
+		c, err = s.volumes.Capacity(ctx, r)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("capacity: %w", err)
 	}

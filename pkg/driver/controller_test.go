@@ -141,7 +141,6 @@ func TestControllerRefusals(t *testing.T) {
 			VolumeId: noVolume, VolumeCapabilities: []*csi.VolumeCapability{blockCap()}})), codes.NotFound},
 		{"validate no capabilities", call(h.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: v.GetVolumeId()})),
 			codes.InvalidArgument},
-		{"capacity, unknown parameter", call(h.GetCapacity(ctx, &csi.GetCapacityRequest{Parameters: map[string]string{"x": "y"}})), codes.InvalidArgument},
 		{"snapshot without name", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{SourceVolumeId: v.GetVolumeId()})), codes.InvalidArgument},
 		{"snapshot without source", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "x"})), codes.InvalidArgument},
 		{"snapshot of nothing", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "x", SourceVolumeId: noVolume})), codes.NotFound},
@@ -338,6 +337,10 @@ func TestCapacity(t *testing.T) {
 		}
 	}
 	// What is advertised as the largest volume is admitted, and nothing more.
+	wrong, err := h.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"x": "y"}})
+	if err != nil || wrong.GetAvailableCapacity() == 0 {
+		t.Errorf("a class that is refused has no capacity (%v, %v): its pods would wait for space instead of being told", wrong, err)
+	}
 	c, err = h.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
 	ok(t, err)
 	_, err = h.CreateVolume(t.Context(), createReq("more", c.GetMaximumVolumeSize().GetValue()+1))

@@ -46,7 +46,7 @@ type Controller interface {
 	GetSnapshot(ctx context.Context, id SnapshotID) (Snapshot, error)
 	ListSnapshots(ctx context.Context, f SnapshotFilter, p Page[SnapshotID]) (snapshots []Snapshot, more bool, err error)
 
-	// Capacity answers zeroes for a node that is not ours.
+	// Capacity answers zeroes for a node that is not ours, and ErrInvalid for parameters that name no pool.
 	Capacity(ctx context.Context, r CapacityRequest) (Capacity, error)
 	// Health is nil while the service can answer.
 	Health(ctx context.Context) error

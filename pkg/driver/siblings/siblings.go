@@ -16,6 +16,7 @@ import (
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
@@ -31,6 +32,9 @@ const (
 	claimName      = "csi.storage.k8s.io/pvc/name"
 	claimNamespace = "csi.storage.k8s.io/pvc/namespace"
 )
+
+// selectedNode is the annotation that names the node that the scheduler drew for a claim.
+const selectedNode = "volume.kubernetes.io/selected-node"
 
 // Guard is a controller service whose new volumes are kept with their siblings.
 type Guard struct {
@@ -51,7 +55,33 @@ func (g *Guard) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) 
 	} else if refusal != "" {
 		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, refusal)
 	}
-	return g.ControllerServer.CreateVolume(ctx, req)
+	return g.ControllerServer.CreateVolume(ctx, g.drawn(ctx, req))
+}
+
+// drawn narrows a request to the node that the scheduler drew for the claim, so that another one never takes its place because the drawn one is full or
+// its agent away: the pod's other volumes are made there. The scheduler draws again after an error.
+func (g *Guard) drawn(ctx context.Context, req *csi.CreateVolumeRequest) *csi.CreateVolumeRequest {
+	preferred := req.GetAccessibilityRequirements().GetPreferred()
+	if len(preferred) == 0 || req.GetVolumeContentSource() != nil || req.GetParameters()[claimName] == "" {
+		return req
+	}
+	var claim corev1.PersistentVolumeClaim
+	key := client.ObjectKey{Namespace: req.GetParameters()[claimNamespace], Name: req.GetParameters()[claimName]}
+	if err := g.live.Get(ctx, key, &claim); err != nil {
+		if !apierrors.IsNotFound(err) {
+			klog.FromContext(ctx).Error(err, "Could not look at a volume's claim", "volume", req.GetName())
+		}
+		return req
+	}
+	if claim.Annotations[selectedNode] == "" {
+		return req // of a class that binds at once: any node will do
+	}
+	if made, err := g.made(ctx, req.GetName()); err != nil || made {
+		return req // it is answered for where it is
+	}
+	narrowed := proto.Clone(req).(*csi.CreateVolumeRequest)
+	narrowed.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: preferred[:1], Preferred: preferred[:1]}
+	return narrowed
 }
 
 // refusal says why a volume must not be made where it is asked for; "": it may.

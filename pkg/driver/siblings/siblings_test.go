@@ -23,10 +23,12 @@ import (
 type next struct {
 	csi.UnimplementedControllerServer
 	calls int
+	last  *csi.CreateVolumeRequest
 }
 
-func (n *next) CreateVolume(context.Context, *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+func (n *next) CreateVolume(_ context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	n.calls++
+	n.last = req
 	return &csi.CreateVolumeResponse{}, nil
 }
 
@@ -118,6 +120,37 @@ func TestKeepsSiblingsTogether(t *testing.T) {
 				}
 			} else if err != nil || n.calls != 1 {
 				t.Errorf("%d calls, %v", n.calls, err)
+			}
+		})
+	}
+}
+
+// A volume is made on the node that was drawn for its claim or on none, unless none was drawn or it is made already.
+func TestOnlyTheDrawnNode(t *testing.T) {
+	drawn := claim("drawn", nil)
+	drawn.Annotations = map[string]string{selectedNode: "b"}
+	there := &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: volume.VolumeIDOf("pvc-1").String()}}
+	for _, c := range []struct {
+		name, claim string
+		objects     []client.Object
+		nodes       int // that the volume may be on
+	}{
+		{"drawn", "drawn", []client.Object{drawn}, 1},
+		{"not drawn", "new", nil, 2},
+		{"no such claim", "gone", nil, 2},
+		{"made already", "drawn", []client.Object{drawn, there}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := &next{}
+			r := request(c.claim, "b")
+			r.AccessibilityRequirements.Requisite = []*csi.Topology{
+				r.AccessibilityRequirements.Preferred[0], {Segments: map[string]string{v1alpha1.TopologyKey: "a"}},
+			}
+			if _, err := New(n, reader(t, interceptor.Funcs{}, c.objects...)).CreateVolume(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			if got := len(n.last.GetAccessibilityRequirements().GetRequisite()); got != c.nodes || len(r.AccessibilityRequirements.Requisite) != 2 {
+				t.Errorf("it may be on %d nodes, want %d", got, c.nodes)
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -160,9 +161,13 @@ func (s *Service) Capacity(ctx context.Context, r volume.CapacityRequest) (volum
 	if err != nil {
 		return volume.Capacity{}, err
 	}
+	set := s.poolSet(r.Parameters)
+	if !slices.ContainsFunc(all, func(c candidate) bool { return c.pool.Spec.PoolSet == set }) && r.Parameters.Pool != "" {
+		return volume.Capacity{}, noPools(volume.CreateRequest{Parameters: r.Parameters}, set, all)
+	}
 	var sum volume.Capacity
 	for _, c := range all {
-		if c.pool.Spec.PoolSet != s.poolSet(r.Parameters) || r.Node != "" && r.Node != c.identity() {
+		if c.pool.Spec.PoolSet != set || r.Node != "" && r.Node != c.identity() {
 			continue
 		}
 		one := c.capacity(r.FSType, r.Parameters.Provisioning)

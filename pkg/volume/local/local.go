@@ -215,8 +215,8 @@ func (s *Service) Capacity(ctx context.Context, r volume.CapacityRequest) (volum
 	if r.Node != "" && r.Node != s.cfg.Node {
 		return volume.Capacity{}, nil
 	}
-	space, err := s.space(ctx, first(r.Parameters.Pool, s.cfg.Pool), true)
-	if errors.Is(err, volume.ErrFailed) || errors.Is(err, volume.ErrInvalid) {
+	space, err := s.space(ctx, first(r.Parameters.Pool, s.cfg.Pool), r.Parameters.Pool != "")
+	if errors.Is(err, volume.ErrFailed) {
 		return volume.Capacity{}, nil // nothing can be made there now
 	}
 	if err != nil {

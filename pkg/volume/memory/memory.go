@@ -199,7 +199,10 @@ func (s *Service) Capacity(ctx context.Context, r volume.CapacityRequest) (volum
 	if err := ctx.Err(); err != nil {
 		return volume.Capacity{}, err
 	}
-	if r.Node != "" && r.Node != s.cfg.Node || r.Parameters.Pool != "" && r.Parameters.Pool != s.cfg.Pool {
+	if r.Parameters.Pool != "" && r.Parameters.Pool != s.cfg.Pool {
+		return volume.Capacity{}, fmt.Errorf("%w: pool %q: there is %s", volume.ErrInvalid, r.Parameters.Pool, s.cfg.Pool)
+	}
+	if r.Node != "" && r.Node != s.cfg.Node {
 		return volume.Capacity{}, nil
 	}
 	s.mu.Lock()
