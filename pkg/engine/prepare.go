@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type preparer struct {
 	wanted      atomic.Bool           // somebody took a written block, and the window is half empty
 	stuck       atomic.Pointer[stuck] // why there is no more space to prepare, though the pool's size allows it
 	tried       broadcast             // told when an attempt to prepare space has ended
+	rested      broadcast             // told when all is prepared that can be, and nobody allocated meanwhile
 
 	// turn is held for each step of the preparer's, and by who takes a member out from under it; before Pool.ops.
 	turn sync.Mutex
@@ -107,20 +109,22 @@ func (r *preparer) wake(p *Pool, prefer alloc.Kind) {
 	}
 }
 
-// idleTick is how often the preparer looks whether the pool is idle; every giveBackTicks of them space goes back to the file system.
+// idleTick is how often the preparer looks whether the pool is idle; every giveBackTicks of them space goes back to the file system. Up to quietRequests
+// within a tick it takes for none.
 const (
 	idleTick      = time.Second
 	giveBackTicks = 10
+	quietRequests = 64
 )
 
 // prepare keeps blocks reserved, which costs next to nothing, and written ahead. Writing zeroes costs the disk as much as the data that will replace
-// them, so it is done when nobody allocates: the first half of the window serves a burst without any, and only below it zeroes are written beside the
-// data, at its pace.
+// them, so it is done when nobody allocates, and step by step where somebody reads or overwrites: the first half of the window serves a burst without any,
+// and only below it zeroes are written beside the data, at its pace.
 func (p *Pool) prepare() {
 	r := &p.preparing
 	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
-	last, still := p.alloc.Handed(), 0
+	last, still, requests := p.alloc.Handed(), 0, p.requests()
 	for n := 1; ; n++ {
 		select {
 		case <-p.stop:
@@ -138,15 +142,44 @@ func (p *Pool) prepare() {
 			if still >= giveBackTicks {
 				p.alloc.LeaveReserved()
 			}
-			p.fill(false, func() bool { return idle() && p.alloc.Ready(alloc.Written) < r.window.Load() })
-			p.fill(true, idle)
+			p.survey(idle)
+			c := zeroPace{requests: p.requests, seen: requests}
+			p.fill(false, func() bool { return idle() && p.alloc.Ready(alloc.Written) < r.window.Load() && c.step() })
+			p.fill(true, func() bool { return idle() && c.step() })
+			if idle() && !c.short {
+				r.rested.tell()
+			}
 			if n%giveBackTicks == 0 {
 				p.giveBack(idle)
 			}
 			p.watchSpace()
 		}
-		last = p.alloc.Handed()
+		last, requests = p.alloc.Handed(), p.requests()
 	}
+}
+
+// zeroPace lets one step a tick pass while there are requests to the members, and any number while there are none: 64 MiB a second are little beside them,
+// and at the disk's full speed those who read and overwrite would share it with the zeroes.
+type zeroPace struct {
+	requests func() uint64
+	seen     uint64 // requests when the last tick ended
+	steps    int
+	short    bool // a step was refused
+}
+
+func (c *zeroPace) step() bool {
+	if c.steps > 0 && c.requests()-c.seen > quietRequests {
+		c.short = true
+		return false
+	}
+	c.steps++
+	return true
+}
+
+// requests counts what the members were asked to read and write so far, zeroes left out. It may be less when a member has gone: that looks busy for a tick.
+func (p *Pool) requests() uint64 {
+	c := p.DataCounts()
+	return c.Reads + c.Writes
 }
 
 // fill reserves what is missing and writes zeroes to reserved chunks, step by step, while it is wanted. With partial, only to those that have blocks in
@@ -181,6 +214,34 @@ func (p *Pool) prepareOnce(partial bool, want func() bool) (more bool, err error
 		more, err = p.writeZeroes(partial)
 	}
 	return more, err
+}
+
+// WaitPrepared returns when the pool has prepared for later writes what it does while nobody allocates: space that is reserved, and zeroes written ahead.
+// Who measures waits for it, so that the disk is quiet. While volumes are written to it may not return before ctx ends.
+func (p *Pool) WaitPrepared(ctx context.Context) error {
+	if err := p.failure(); err != nil {
+		return err
+	}
+	select {
+	case <-p.preparing.rested.next():
+		return p.failure()
+	case <-p.stop:
+		return ErrClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// survey has the allocator find out which chunks are roomy in what was in the pool when it was opened, while nobody writes; until it has, no zeroes are
+// written where free blocks in pieces are taken for roomy chunks.
+func (p *Pool) survey(idle func() bool) {
+	for more := true; more && idle() && !p.stopping(); {
+		var err error
+		if more, err = p.alloc.Survey(); err != nil {
+			p.event("counting free blocks went wrong; it is tried again", "error", err)
+			return
+		}
+	}
 }
 
 func (p *Pool) stopping() bool {

@@ -66,7 +66,7 @@ func (p *Pool) reserveOn(m *poolMember, share, lanes int64) (enough bool, err er
 		if p.store.filledPolicy {
 			return p.alloc.Ready(alloc.Reserved)
 		}
-		return p.alloc.FreeIn(m.lane, alloc.Reserved) - p.alloc.Promised()/lanes
+		return p.alloc.ReadyIn(m.lane, alloc.Reserved) - p.alloc.Promised()/lanes
 	}
 	for free() < share && !p.stopping() {
 		more, err := p.reserve(m)
@@ -237,7 +237,7 @@ func (p *Pool) poorestFirst(kind alloc.Kind) []*poolMember {
 	list := p.members.table.Load().inUse()
 	if !p.store.filledPolicy && len(list) > 1 {
 		slices.SortStableFunc(list, func(a, b *poolMember) int {
-			return cmp.Compare(p.alloc.FreeIn(a.lane, kind), p.alloc.FreeIn(b.lane, kind))
+			return cmp.Compare(p.alloc.ReadyIn(a.lane, kind), p.alloc.ReadyIn(b.lane, kind))
 		})
 	}
 	return list

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
 // until waits for something that the pool does by itself.
@@ -193,4 +194,64 @@ func TestSpaceGoesBack(t *testing.T) {
 	}
 	expect(t, v, make([]byte, v.Size()))
 	expect(t, v, fill(t, v, 2))
+}
+
+// Free blocks in holes are no room for a burst of small writes: with a window's worth of holes free the pool still writes zeroes ahead, and small writes go
+// to what lies in one piece.
+func TestHolesAreNotWrittenAhead(t *testing.T) {
+	p, _, _ := memoryPool(t)
+	v, small := p.volume("v", 128<<20), p.volume("small", 64<<20)
+	p.quiet()
+	fill(t, v, 1)
+	for at := int64(0); at < small.Size(); at += 128 << 10 { // takes what was written ahead
+		_, err := small.WriteAt(make([]byte, 128<<10), at)
+		must(t, err)
+	}
+	for at := int64(0); at < v.Size(); at += 2 * BlockSize {
+		must(t, v.Discard(at, BlockSize))
+	}
+	must(t, v.Flush())
+	until(t, "what was discarded is free", func() bool { _, held, pending := p.alloc.Free(); return held == 0 && pending == 0 })
+	window, holes := p.preparing.window.Load(), v.Size()/BlockSize/2
+	if holes < window {
+		t.Fatalf("%d holes are fewer than the window's %d blocks: the test shows nothing", holes, window)
+	}
+	must(t, p.WaitPrepared(t.Context()))
+	if free, _, _ := p.alloc.Free(); p.alloc.Ready(alloc.Written) < window || free < window+holes {
+		t.Fatalf("%d blocks are ready, want the window's %d beside %d in holes; %d are free", p.alloc.Ready(alloc.Written), window, holes, free)
+	}
+	w := p.volume("w", v.Size())
+	adjacent, last := 0, uint64(0)
+	for i := range 256 {
+		at := i * 7
+		_, err := w.WriteAt(make([]byte, BlockSize), int64(at)*BlockSize)
+		must(t, err)
+		list, err := p.pages.lookup(&w.mapping, uint32(at/runs.Blocks), at%runs.Blocks, at%runs.Blocks+1, nil)
+		must(t, err)
+		if list[0].Place() == last+1 {
+			adjacent++
+		}
+		last = list[0].Place()
+	}
+	if adjacent < 250 {
+		t.Fatalf("%d of 256 writes went beside the one before", adjacent)
+	}
+}
+
+// Zeroes are written at the disk's speed while there are no requests to it, and a step at a time beside them.
+func TestZeroesMakeWayForRequests(t *testing.T) {
+	requests := uint64(100)
+	c := zeroPace{requests: func() uint64 { return requests }, seen: 100}
+	for ; requests <= 100+quietRequests; requests++ {
+		if !c.step() {
+			t.Fatalf("refused after %d requests", requests-100)
+		}
+	}
+	if c.step() || !c.short {
+		t.Fatal("a second step beside requests")
+	}
+	c = zeroPace{requests: c.requests, seen: 100}
+	if !c.step() || c.short || c.step() || !c.short {
+		t.Fatal("want one step beside requests, and to know that more was wanted")
+	}
 }

@@ -7,8 +7,10 @@
 // the stored one is not asked.
 //
 // A chunk that has its space is of one of two kinds: Written, or Reserved. An owner has an extent for each kind it asks for, and gets blocks of the other
-// kind rather than none. Life of a chunk: nothing; Add as Reserved; Written once all its blocks are (MarkWritten), or once zeroes were written where
-// nothing is (Take, then PutBack as Written); and TakeBack, after which it is nothing again.
+// kind rather than none. Written chunks that are mostly free are roomy: small writes go there, and to holes in the others when no chunk is roomy.
+//
+// Life of a chunk: nothing; Add as Reserved; Written once all its blocks are (MarkWritten), or once zeroes were written where nothing is (Take, then
+// PutBack as Written); and TakeBack, after which it is nothing again.
 //
 // Segments lie in lanes, one for each member. Volumes are striped over the open lanes, chunk by chunk, or fill one after the other. Of a closed lane
 // nothing is handed out, taken or counted as free; what becomes free there stays known.
@@ -37,8 +39,6 @@ const (
 	SegmentBlocks = ChunkBlocks * SegmentChunks
 
 	words = ChunkBlocks / 64
-	// roomy is how many free blocks a chunk should have to be taken while there are others: streams stay contiguous.
-	roomy = ChunkBlocks / 2
 	// searched is how many segments' counts per chunk are kept.
 	searched = 64
 )
@@ -76,8 +76,10 @@ type Segment struct {
 type segment struct {
 	has     [kinds]Chunks
 	free    [kinds]int    // blocks that Alloc could hand out
+	roomy   int           // those of them in roomy Written chunks; of a segment that is not surveyed, in all
 	best    [kinds]uint16 // no chunk of the segment and kind has more free blocks than this
 	partial bool          // there may be Reserved chunks that are free in part
+	rough   bool          // not surveyed
 	lane    uint16
 	count   *counts // nil: not loaded
 }
@@ -130,7 +132,7 @@ func Coalesce(list []Extent) []Extent {
 // share few processors each turn at it may cost a time slice.
 type Allocator struct {
 	store   Store
-	surplus int64               // where more Written blocks than this are free, those who prefer Reserved ones take them
+	surplus int64               // where more blocks than this are free in roomy Written chunks, those who prefer Reserved ones take them
 	ready   [kinds]atomic.Int64 // what Ready answers
 	handed  atomic.Uint64       // calls of Alloc that got something
 
@@ -142,7 +144,9 @@ type Allocator struct {
 	chunks   map[uint32]*chunk
 	current  map[claim]*chunk
 	recent   []*counts // segments searched, oldest first
+	surveyed int       // segments below are surveyed
 	free     [kinds]int64
+	roomy    int64 // of free[Written], those in roomy chunks
 	pending  int64
 	held     int64
 	taken    int64 // free blocks of chunks that are taken; not in free
@@ -190,8 +194,10 @@ func (a *Allocator) open(seg uint32, known Segment) error {
 		s.free[Written], s.free[Reserved] = s.has[Written].Count()*ChunkBlocks, s.has[Reserved].Count()*ChunkBlocks
 		s.free[kind] -= known.Used
 	}
+	s.rough = known.Used > 0 && s.free[Written] > 0
 	a.addFree(s, Written, int64(s.free[Written]))
 	a.addFree(s, Reserved, int64(s.free[Reserved]))
+	a.addRoomy(s, s.free[Written])
 	return nil
 }
 
@@ -230,8 +236,8 @@ func (a *Allocator) SpaceIn(n int) int64 {
 	return a.lanes[n].spaced
 }
 
-// Ready is about how many blocks of a kind could be handed out now; of Reserved ones, to somebody to whom none are promised. Where volumes are striped it
-// is the shortest lane's times the number of lanes, those that are dry left out.
+// Ready is about how many blocks of a kind could be handed out now; of Written ones, in roomy chunks; of Reserved ones, to somebody to whom none are
+// promised. Where volumes are striped it is the shortest lane's times the number of lanes, those that are dry left out.
 func (a *Allocator) Ready(kind Kind) int64 { return a.ready[kind].Load() }
 
 // Handed counts the calls of Alloc that got something.
@@ -302,11 +308,9 @@ func (a *Allocator) alloc(owner uint64, want int, prefer Kind) (_ Extent, err er
 	}
 	c.used.set(from, n)
 	c.next = from + n
+	a.fits(&a.segments[c.number/SegmentChunks], c.kind, c.free, c.free-n)
 	c.free -= n
 	c.pending += n
-	s := &a.segments[c.number/SegmentChunks]
-	s.free[c.kind] -= n
-	a.addFree(s, c.kind, -int64(n))
 	a.pending += int64(n)
 	a.handed.Add(1)
 	return Extent{uint64(c.number)*ChunkBlocks + uint64(from), n}, nil
@@ -438,11 +442,10 @@ func (a *Allocator) Release(list []Extent) {
 // giveBack clears bits; the caller has already taken the blocks out of pending or held.
 func (a *Allocator) giveBack(c *chunk, from, n int) {
 	c.used.clear(from, n)
-	c.free += n
 	s := &a.segments[c.number/SegmentChunks]
-	s.free[c.kind] += n
+	a.fits(s, c.kind, c.free, c.free+n)
+	c.free += n
 	s.best[c.kind] = max(s.best[c.kind], uint16(c.free))
-	a.addFree(s, c.kind, int64(n))
 }
 
 func (a *Allocator) mustEach(place uint64, n int, f func(c *chunk, from, n int)) {

@@ -149,6 +149,7 @@ func TestNeverTwice(t *testing.T) {
 			if inTaken := heldNow - int64(blocks(held)); free+inTaken != int64(chunks*ChunkBlocks-len(owned)) || inTaken < 0 {
 				t.Fatalf("%d free, %d more taken, %d owned", free, inTaken, len(owned))
 			}
+			checkRoomy(t, a, store)
 			for k := range reserved {
 				for i := range uint64(ChunkBlocks) {
 					if a.segments[0].has[Written].Has(k) && !data[uint64(k)*ChunkBlocks+i] {

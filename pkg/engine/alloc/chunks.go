@@ -13,8 +13,7 @@ func (a *Allocator) Add(kind Kind, seg uint32, from, to int) {
 			panic(fmt.Sprintf("alloc: chunk %d of segment %d has its space already", k, seg))
 		}
 		s.has[kind].Add(k)
-		s.free[kind] += ChunkBlocks
-		a.addFree(s, kind, ChunkBlocks)
+		a.fits(s, kind, 0, ChunkBlocks)
 		a.lanes[s.lane].spaced++
 		if s.count != nil {
 			s.count.free[k] = ChunkBlocks
@@ -42,7 +41,11 @@ func (a *Allocator) Spaced(seg uint32) (c Chunks) {
 func (a *Allocator) TakeBack(kind Kind, keep int64) (seg uint32, index int, ok bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.free[kind]-ChunkBlocks < keep || a.spare()-ChunkBlocks < keep {
+	has := a.free[kind]
+	if kind == Written {
+		has = a.roomy // what is left in pieces is no use to those for whom it is kept
+	}
+	if has-ChunkBlocks < keep || a.spare()-ChunkBlocks < keep {
 		return 0, 0, false, nil
 	}
 	// From the top: low segments stay in use, high ones empty out.
@@ -60,8 +63,7 @@ func (a *Allocator) TakeBack(kind Kind, keep int64) (seg uint32, index int, ok b
 				continue
 			}
 			s.has[kind].Remove(k)
-			s.free[kind] -= ChunkBlocks
-			a.addFree(s, kind, -ChunkBlocks)
+			a.fits(s, kind, ChunkBlocks, 0)
 			a.lanes[s.lane].spaced--
 			return uint32(i), k, true, nil
 		}
@@ -119,8 +121,7 @@ func (a *Allocator) take(c *chunk) Taken {
 	c.taken = true
 	c.owners++ // keeps it in memory
 	s := &a.segments[c.number/SegmentChunks]
-	s.free[Reserved] -= c.free
-	a.addFree(s, Reserved, -int64(c.free))
+	a.fits(s, Reserved, c.free, 0)
 	a.taken += int64(c.free)
 	a.lanes[s.lane].coming += int64(c.free)
 	return t
@@ -146,8 +147,7 @@ func (a *Allocator) putBack(list []Taken, kind Kind) {
 		s := &a.segments[c.number/SegmentChunks]
 		a.taken -= int64(free)
 		a.lanes[s.lane].coming -= int64(free)
-		s.free[c.kind] += free
-		a.addFree(s, c.kind, int64(free))
+		a.fits(s, c.kind, c.free-free, c.free)
 		a.setKind(c.number, kind)
 		c.owners--
 		a.settle(c)
@@ -176,11 +176,9 @@ func (a *Allocator) setKind(n uint32, kind Kind) {
 	if c := a.chunks[n]; c != nil {
 		c.kind, free = kind, c.free
 	}
-	s.free[was] -= free
-	s.free[kind] += free
+	a.fits(s, was, free, 0)
+	a.fits(s, kind, 0, free)
 	s.best[kind] = max(s.best[kind], uint16(free))
-	a.addFree(s, was, -int64(free))
-	a.addFree(s, kind, int64(free))
 }
 
 // LeaveReserved takes every owner off the Reserved chunk it has: after a while without writes, so that such chunks can be made Written.

@@ -10,6 +10,7 @@ const MaxLanes = 256
 // lane is a member's segments.
 type lane struct {
 	free   [kinds]int64 // of its chunks, closed or not
+	roomy  int64        // of free[Written], those in roomy chunks
 	spaced int64        // its chunks that have their space
 	coming int64        // held or taken
 	closed bool
@@ -84,6 +85,7 @@ func (a *Allocator) CloseLane(n int) {
 		}
 	}
 	a.lanes[n].closed = true
+	a.roomy -= a.lanes[n].roomy
 	for kind := range kinds {
 		a.free[kind] -= a.lanes[n].free[kind]
 	}
@@ -98,6 +100,7 @@ func (a *Allocator) OpenLane(n int) {
 		return
 	}
 	a.lanes[n].closed = false
+	a.roomy += a.lanes[n].roomy
 	for kind := range kinds {
 		a.free[kind] += a.lanes[n].free[kind]
 	}
@@ -115,14 +118,14 @@ func (a *Allocator) SetDry(n int, dry bool) {
 	}
 }
 
-// FreeIn is how many blocks of a kind could be handed out of a lane now.
-func (a *Allocator) FreeIn(n int, kind Kind) int64 {
+// ReadyIn is about how many blocks of a kind could be handed out of a lane now; of Written ones, in roomy chunks.
+func (a *Allocator) ReadyIn(n int, kind Kind) int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n >= len(a.lanes) || a.lanes[n].closed {
 		return 0
 	}
-	return a.lanes[n].free[kind]
+	return a.lanes[n].ready(kind)
 }
 
 // Unsettled counts the blocks of a lane that are handed out and not committed, or committed away and not free, or taken: somebody may be at them.
@@ -153,7 +156,8 @@ func (a *Allocator) Drop(seg uint32) {
 		a.addFree(s, kind, -int64(s.free[kind]))
 		s.free[kind], s.best[kind], s.has[kind] = 0, ChunkBlocks, Chunks{}
 	}
-	s.partial = false
+	a.addRoomy(s, -s.roomy)
+	s.partial, s.rough = false, false
 	if s.count != nil {
 		a.recent = slices.DeleteFunc(a.recent, func(c *counts) bool { return c == s.count })
 		s.count = nil
@@ -167,25 +171,43 @@ func (a *Allocator) addFree(s *segment, kind Kind, n int64) {
 		return
 	}
 	a.free[kind] += n
+	a.tell(kind)
+}
+
+// tell is tellReady for what concerns one kind.
+func (a *Allocator) tell(kind Kind) {
 	if len(a.lanes) == 1 {
-		a.tellReadyOf(kind, a.free[kind])
+		a.tellReadyOf(kind, a.lanes[0].ready(kind))
 		return
 	}
 	a.tellReady()
 }
 
+func (l *lane) ready(kind Kind) int64 {
+	if kind == Written {
+		return l.roomy
+	}
+	return l.free[kind]
+}
+
 func (a *Allocator) tellReady() {
 	for kind := range kinds {
-		ready, open, least := a.free[kind], int64(0), int64(0)
-		for _, l := range a.lanes {
-			if l.closed || l.dry {
+		all, open, least := int64(0), int64(0), int64(0)
+		for i := range a.lanes {
+			l := &a.lanes[i]
+			if l.closed {
 				continue
 			}
-			if open == 0 || l.free[kind] < least {
-				least = l.free[kind]
+			n := l.ready(kind)
+			if all += n; l.dry {
+				continue
+			}
+			if open == 0 || n < least {
+				least = n
 			}
 			open++
 		}
+		ready := all
 		if !a.filled && open > 0 {
 			ready = open * least
 		}

@@ -127,6 +127,7 @@ func TestClosedLanes(t *testing.T) {
 			if free, _, _ := a.Free(); free != want {
 				t.Fatalf("%d free, want %d", free, want)
 			}
+			checkRoomy(t, a, store)
 		}
 		for l := range closed {
 			a.OpenLane(l)

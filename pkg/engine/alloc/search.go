@@ -7,10 +7,11 @@ type choice struct {
 	shared bool
 }
 
-// Who prefers Written blocks writes small pieces: a roomy chunk that nobody has, else one that nobody has, else any; and of the other kind alike, before
-// it waits.
+// Who prefers Written blocks writes small pieces: a roomy chunk that nobody has, else one that nobody has, the emptier the better, else any; and of the
+// other kind alike, before it waits.
 var small = []choice{
-	{Written, roomy, false}, {Written, 1, false}, {Written, 1, true}, {Reserved, roomy, false}, {Reserved, 1, false}, {Reserved, 1, true},
+	{Written, roomy, false}, {Written, ChunkBlocks / 2, false}, {Written, ChunkBlocks / 4, false}, {Written, 1, false}, {Written, 1, true},
+	{Reserved, roomy, false}, {Reserved, 1, false}, {Reserved, 1, true},
 }
 
 // Who prefers Reserved ones writes large pieces, and what matters to it most is that they stay in one: a chunk half of whose blocks are free may have
@@ -33,7 +34,7 @@ func (a *Allocator) pick(x claim, last *chunk) (*chunk, error) {
 	}
 	choices := small
 	if x.prefer == Reserved {
-		if choices = large; a.free[Written] > a.surplus {
+		if choices = large; a.roomy > a.surplus {
 			choices = largeOfSurplus
 		}
 	}
