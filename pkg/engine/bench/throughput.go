@@ -134,6 +134,12 @@ func (a *arena) hold(ctx context.Context, c contest) error {
 	var plain, engine, ratio []float64
 	var p50, p99 []float64
 	for round := range a.Rounds {
+		if c.before != nil || round == 0 {
+			// Beside fio the pool would look idle to itself and write zeroes ahead: fio would share the disk with them.
+			if err := a.pool.WaitPrepared(ctx); err != nil {
+				return err
+			}
+		}
 		rate, err := fioJob{file: a.plain, rw: c.rw, bytes: c.bytes, depth: c.depth, sync: c.flush, size: a.Size, time: a.Round}.run(ctx)
 		if err != nil {
 			return err
