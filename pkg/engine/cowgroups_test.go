@@ -92,6 +92,7 @@ func TestMoveGroupsOverlap(t *testing.T) {
 func TestCopyOnWriteStoredRuns(t *testing.T) {
 	p := newPool(t, testOptions(t), MinPoolSize)
 	v := p.cowVolume("v", 4<<20)
+	must(t, p.WaitPrepared(t.Context())) // zeroes that are written between the copies would have the next ones go there
 	for block := range int64(64) {
 		p.writeStamp(v, block, 1, 2)
 	}
