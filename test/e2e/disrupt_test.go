@@ -52,6 +52,7 @@ func TestDisruptKubelet(t *testing.T) {
 	_, p, want := written(f)
 	f.OnMachine("kill-kubelet", p.Spec.NodeName)
 	f.OnMachine("start-kubelet", p.Spec.NodeName)
+	f.Reachable(p)
 	if got := f.HashFiles(p, "/data/data/kept"); got != want {
 		t.Errorf("files of hash %s, want %s", got, want)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -162,3 +163,20 @@ func (f *Flow) HashDevice(p *corev1.Pod, claim string, mebibytes int) string {
 
 // Key is an object's key.
 func Key(o client.Object) client.ObjectKey { return client.ObjectKeyFromObject(o) }
+
+// Reachable waits until commands run in a pod: a kubelet that was just started does not know its pods yet.
+func (f *Flow) Reachable(p *corev1.Pod) {
+	f.Helper()
+	deadline := time.After(Wait)
+	for {
+		_, err := f.Try(p, "true")
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline:
+			f.Fatal(err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
