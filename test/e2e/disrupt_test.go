@@ -150,7 +150,7 @@ func TestDisruptUninstallRefused(t *testing.T) {
 	if err == nil {
 		t.Fatalf("helm uninstall went through after %v: %s", time.Since(begun), out)
 	}
-	if !strings.Contains(out, "pre-delete") {
+	if !strings.Contains(out, "still in use") {
 		t.Errorf("helm says: %s", out)
 	}
 	f.Pod(framework.Pod{Name: "after", Claims: []string{"data"}})
