@@ -12,6 +12,7 @@ package siblings
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -55,14 +56,23 @@ func (g *Guard) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) 
 	} else if refusal != "" {
 		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, refusal)
 	}
-	return g.ControllerServer.CreateVolume(ctx, g.drawn(ctx, req))
+	narrowed := g.drawn(ctx, req)
+	resp, err := g.ControllerServer.CreateVolume(ctx, narrowed)
+	if narrowed != req && (errors.Is(err, volume.ErrFailed) || errors.Is(err, volume.ErrNodeAway)) {
+		if made, e := g.made(ctx, req.GetName()); e == nil && !made {
+			// Only this error has the scheduler draw another node. By then the drawn one's capacity is told as none.
+			return nil, fmt.Errorf("%w on the node that was drawn, and another is asked for: %v", volume.ErrNoSpace, err)
+		}
+	}
+	return resp, err
 }
 
 // drawn narrows a request to the node that the scheduler drew for the claim, so that another one never takes its place because the drawn one is full or
-// its agent away: the pod's other volumes are made there. The scheduler draws again after an error.
+// its agent away: the pod's other volumes are made there.
 func (g *Guard) drawn(ctx context.Context, req *csi.CreateVolumeRequest) *csi.CreateVolumeRequest {
 	preferred := req.GetAccessibilityRequirements().GetPreferred()
-	if len(preferred) == 0 || req.GetVolumeContentSource() != nil || req.GetParameters()[claimName] == "" {
+	if len(preferred) == 0 || req.GetVolumeContentSource() != nil || req.GetParameters()[claimName] == "" ||
+		len(req.GetAccessibilityRequirements().GetRequisite()) < 2 { // there is no other
 		return req
 	}
 	var claim corev1.PersistentVolumeClaim

@@ -24,12 +24,13 @@ type next struct {
 	csi.UnimplementedControllerServer
 	calls int
 	last  *csi.CreateVolumeRequest
+	err   error
 }
 
 func (n *next) CreateVolume(_ context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	n.calls++
 	n.last = req
-	return &csi.CreateVolumeResponse{}, nil
+	return &csi.CreateVolumeResponse{}, n.err
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -151,6 +152,34 @@ func TestOnlyTheDrawnNode(t *testing.T) {
 			}
 			if got := len(n.last.GetAccessibilityRequirements().GetRequisite()); got != c.nodes || len(r.AccessibilityRequirements.Requisite) != 2 {
 				t.Errorf("it may be on %d nodes, want %d", got, c.nodes)
+			}
+		})
+	}
+}
+
+// The drawn node cannot make it: another is drawn, but not for a volume that may be made already, nor for a request that is wrong.
+func TestAnotherIsDrawn(t *testing.T) {
+	drawn := claim("drawn", nil)
+	drawn.Annotations = map[string]string{selectedNode: "b"}
+	there := &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: volume.VolumeIDOf("pvc-1").String()}}
+	for _, c := range []struct {
+		name      string
+		err, want error
+		objects   []client.Object
+	}{
+		{"pool out of service", volume.ErrFailed, volume.ErrNoSpace, []client.Object{drawn}},
+		{"agent away", volume.ErrNodeAway, volume.ErrNoSpace, []client.Object{drawn}},
+		{"made already", volume.ErrFailed, volume.ErrFailed, []client.Object{drawn, there}},
+		{"wrong", volume.ErrInvalid, volume.ErrInvalid, []client.Object{drawn}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := request("drawn", "b")
+			r.AccessibilityRequirements.Requisite = []*csi.Topology{
+				r.AccessibilityRequirements.Preferred[0], {Segments: map[string]string{v1alpha1.TopologyKey: "a"}},
+			}
+			_, err := New(&next{err: c.err}, reader(t, interceptor.Funcs{}, c.objects...)).CreateVolume(t.Context(), r)
+			if !errors.Is(err, c.want) || c.want == volume.ErrNoSpace && errors.Is(err, c.err) {
+				t.Errorf("%v, want %v", err, c.want)
 			}
 		})
 	}
