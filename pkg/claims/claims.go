@@ -25,6 +25,9 @@ const (
 	KindClaim    = "PersistentVolumeClaim"
 )
 
+// SelectedNode is a claim's annotation that names the node which the scheduler drew for it, or rowan-controller in its place.
+const SelectedNode = "volume.kubernetes.io/selected-node"
+
 // Location is where a claim's source is.
 type Location struct {
 	Node string

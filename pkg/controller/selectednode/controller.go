@@ -31,9 +31,6 @@ import (
 	"github.com/rowan-csi/rowan/pkg/controller/kit"
 )
 
-// annotation is the scheduler's.
-const annotation = "volume.kubernetes.io/selected-node"
-
 // workers at once: the claim must be seen before its pod is placed, also when many come together.
 const workers = 10
 
@@ -118,7 +115,7 @@ func (c *Controller) patience(claim *corev1.PersistentVolumeClaim) time.Duration
 
 // undecided says whether a claim has a source and nobody has said where it is to be made.
 func undecided(claim *corev1.PersistentVolumeClaim) bool {
-	_, decided := claim.Annotations[annotation]
+	_, decided := claim.Annotations[claims.SelectedNode]
 	return !decided && claim.Spec.VolumeName == "" && claim.DeletionTimestamp == nil && claims.SourceKey(claim) != ""
 }
 
@@ -137,7 +134,7 @@ func (c *Controller) place(ctx context.Context, claim *corev1.PersistentVolumeCl
 		if claim.Annotations == nil {
 			claim.Annotations = map[string]string{}
 		}
-		claim.Annotations[annotation] = at.Node
+		claim.Annotations[claims.SelectedNode] = at.Node
 	})
 	if apierrors.IsConflict(err) { // the scheduler, or whoever changed the claim, was first: the change brings it here again
 		return reconcile.Result{}, nil

@@ -96,7 +96,7 @@ func (s *suite) settle(name string) (selected string, again time.Duration) {
 	result := s.Settle(s.c, "ns", name)
 	got := claim(name, "", nil)
 	s.Get(got, name)
-	return got.Annotations[annotation], result.RequeueAfter
+	return got.Annotations[claims.SelectedNode], result.RequeueAfter
 }
 
 func TestPlaces(t *testing.T) {
@@ -120,7 +120,7 @@ func TestPlaces(t *testing.T) {
 		claim("new", "rowan", ofSnapshot("cut"))
 	bound.Spec.VolumeName = "pv"
 	deleted.DeletionTimestamp, deleted.Finalizers = &metav1.Time{Time: time.Now()}, []string{"keep"}
-	decided.Annotations = map[string]string{annotation: "b"}
+	decided.Annotations = map[string]string{claims.SelectedNode: "b"}
 	lost := snapshot("lost", "a", v1alpha1.DriverName)[:2] // its LocalSnapshot is not in the cache yet
 	lost[1].(*snapshotv1.VolumeSnapshotContent).Spec.Source.VolumeHandle = ptr("vol-live")
 
@@ -202,7 +202,7 @@ func TestSchedulerFirst(t *testing.T) {
 	old := claim("new", "rowan", nil)
 	s.Get(old, "new")
 	now := old.DeepCopy()
-	now.Annotations = map[string]string{annotation: "b"}
+	now.Annotations = map[string]string{claims.SelectedNode: "b"}
 	if err := s.Client.Patch(t.Context(), now, client.MergeFrom(old)); err != nil {
 		t.Fatal(err)
 	}

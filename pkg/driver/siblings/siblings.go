@@ -34,9 +34,6 @@ const (
 	claimNamespace = "csi.storage.k8s.io/pvc/namespace"
 )
 
-// selectedNode is the annotation that names the node that the scheduler drew for a claim.
-const selectedNode = "volume.kubernetes.io/selected-node"
-
 // Guard is a controller service whose new volumes are kept with their siblings.
 type Guard struct {
 	csi.ControllerServer
@@ -83,7 +80,7 @@ func (g *Guard) drawn(ctx context.Context, req *csi.CreateVolumeRequest) *csi.Cr
 		}
 		return req
 	}
-	if claim.Annotations[selectedNode] == "" {
+	if claim.Annotations[claims.SelectedNode] == "" {
 		return req // of a class that binds at once: any node will do
 	}
 	if made, err := g.made(ctx, req.GetName()); err != nil || made {

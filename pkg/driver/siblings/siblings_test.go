@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/claims"
 	"github.com/rowan-csi/rowan/pkg/volume"
 )
 
@@ -129,7 +130,7 @@ func TestKeepsSiblingsTogether(t *testing.T) {
 // A volume is made on the node that was drawn for its claim or on none, unless none was drawn or it is made already.
 func TestOnlyTheDrawnNode(t *testing.T) {
 	drawn := claim("drawn", nil)
-	drawn.Annotations = map[string]string{selectedNode: "b"}
+	drawn.Annotations = map[string]string{claims.SelectedNode: "b"}
 	there := &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: volume.VolumeIDOf("pvc-1").String()}}
 	for _, c := range []struct {
 		name, claim string
@@ -160,7 +161,7 @@ func TestOnlyTheDrawnNode(t *testing.T) {
 // The drawn node cannot make it: another is drawn, but not for a volume that may be made already, nor for a request that is wrong.
 func TestAnotherIsDrawn(t *testing.T) {
 	drawn := claim("drawn", nil)
-	drawn.Annotations = map[string]string{selectedNode: "b"}
+	drawn.Annotations = map[string]string{claims.SelectedNode: "b"}
 	there := &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: volume.VolumeIDOf("pvc-1").String()}}
 	for _, c := range []struct {
 		name      string
