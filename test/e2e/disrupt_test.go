@@ -22,9 +22,7 @@ func disturb(t *testing.T) *framework.Flow {
 	if c.Machine == "" {
 		t.Skip("needs a way to stop nodes: make e2e")
 	}
-	f := c.Flow(t)
-	f.Spare()
-	return f
+	return c.Undisturbed(t)
 }
 
 // written is a claim with files on some node, and the pod that has it.

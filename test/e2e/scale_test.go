@@ -40,9 +40,7 @@ func scaleFlow(t *testing.T) *framework.Flow {
 	if !*scale {
 		t.Skip("needs the cluster for itself: make e2e-scale")
 	}
-	f := c.Flow(t)
-	f.Spare()
-	return f
+	return c.Undisturbed(t)
 }
 
 // Snapshots one at a time, and 50 at once: from VolumeSnapshot to ready, and the part of it that is the driver's.

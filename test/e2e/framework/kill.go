@@ -70,9 +70,6 @@ func (f *Flow) Kill(victim string) error {
 	return nil
 }
 
-// Spare takes the flow's kill away: what is measured is not to be disturbed.
-func (f *Flow) Spare() { f.kill = nil }
-
 // OnMachine does something to the cluster's machines, as hack/cluster's commands do: "stop-node", "node-1".
 func (f *Flow) OnMachine(words ...string) {
 	f.Helper()

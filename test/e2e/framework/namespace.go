@@ -31,10 +31,20 @@ type Flow struct {
 // Flow makes a namespace for a test. It is removed when the test ends, and waited for: what of it cannot be removed is the test's failure.
 func (c *Cluster) Flow(t testing.TB) *Flow {
 	t.Helper()
+	return c.flow(t, c.drawKill(t))
+}
+
+// Undisturbed is a flow without a kill: of what is measured, or disturbs a whole node itself.
+func (c *Cluster) Undisturbed(t testing.TB) *Flow {
+	t.Helper()
+	return c.flow(t, nil)
+}
+
+func (c *Cluster) flow(t testing.TB, k *kill) *Flow {
+	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{"rowan-e2e": "true"}}}
 	must(t, c.Create(t.Context(), ns))
-	f := &Flow{TB: t, Cluster: c, Namespace: ns.Name}
-	f.kill = c.drawKill(t)
+	f := &Flow{TB: t, Cluster: c, Namespace: ns.Name, kill: k}
 	t.Cleanup(func() {
 		if t.Failed() {
 			f.dump()
