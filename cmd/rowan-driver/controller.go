@@ -13,8 +13,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -79,6 +81,11 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- objects.Start(cacheCtx) }()
 
+	recorder, stopEvents, err := recordEvents(cacheCtx, cfg, scheme)
+	if err != nil {
+		return err
+	}
+	defer stopEvents()
 	service := volume.OpenController(backend)
 	listener, err := driver.Listen(o.shared.endpoint)
 	if err != nil {
@@ -86,7 +93,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	}
 	server := driver.NewServer(logger, driver.Services{
 		Identity:   driver.NewIdentity(version, true, service.Health),
-		Controller: siblings.New(driver.NewController(service, driver.ParamPoolSet), live),
+		Controller: siblings.New(driver.NewController(service, driver.ParamPoolSet), live, recorder),
 		Observe:    measure,
 	})
 	stopHTTP, err := o.shared.serveHTTP(service.Health)
@@ -99,6 +106,19 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	stopCache()
 	logger.Info("Stopped")
 	return errors.Join(err, stopHTTP(), <-ended)
+}
+
+// recordEvents makes who tells people of their claims. What was told just before the end may get lost: it is a help.
+func recordEvents(ctx context.Context, cfg *rest.Config, scheme *runtime.Scheme) (recorder events.EventRecorder, stop func(), err error) {
+	set, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reach the Kubernetes API: %w", err)
+	}
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: set.EventsV1()})
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		return nil, nil, fmt.Errorf("record events: %w", err)
+	}
+	return broadcaster.NewRecorder(scheme, "rowan-driver"), broadcaster.Shutdown, nil
 }
 
 func kinds() (*runtime.Scheme, error) {

@@ -7,6 +7,7 @@
 //
 // Contract: only a volume that is not made yet, has no source, and whose claim is known (csi-provisioner --extra-create-metadata) is refused, and
 // only for a pod that has no node yet. All is read from the API server, at the cost of one list of the namespace's waiting pods for each such volume.
+// A restored volume that is made elsewhere than the scheduler said is told on its claim: an event names the node, once for each answer.
 // What cannot be read refuses nothing: this is a help, and the volume is right wherever it is made.
 package siblings
 
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -37,13 +39,15 @@ const (
 // Guard is a controller service whose new volumes are kept with their siblings.
 type Guard struct {
 	csi.ControllerServer
-	live client.Reader
-	find claims.Finder
+	live   client.Reader
+	find   claims.Finder
+	events events.EventRecorder
 }
 
 // New guard of a controller service. live reads from the API server.
-func New(next csi.ControllerServer, live client.Reader) *Guard {
-	return &Guard{ControllerServer: next, live: live, find: claims.Finder{Reader: live, Snapshots: func() bool { return true }}}
+func New(next csi.ControllerServer, live client.Reader, recorder events.EventRecorder) *Guard {
+	find := claims.Finder{Reader: live, Snapshots: func() bool { return true }}
+	return &Guard{ControllerServer: next, live: live, find: find, events: recorder}
 }
 
 // CreateVolume refuses what is to be made where its pod cannot run.
@@ -61,7 +65,35 @@ func (g *Guard) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) 
 			return nil, fmt.Errorf("%w on the node that was drawn, and another is asked for: %v", volume.ErrNoSpace, err)
 		}
 	}
+	if err == nil {
+		g.tell(ctx, req, resp)
+	}
 	return resp, err
+}
+
+// tell the claim of a copy that was made elsewhere than the scheduler said: its pod may have a rule that keeps it from there, and waits for ever then.
+func (g *Guard) tell(ctx context.Context, req *csi.CreateVolumeRequest, resp *csi.CreateVolumeResponse) {
+	preferred, at := req.GetAccessibilityRequirements().GetPreferred(), resp.GetVolume().GetAccessibleTopology()
+	if req.GetVolumeContentSource() == nil || req.GetParameters()[claimName] == "" || len(preferred) == 0 || len(at) == 0 ||
+		preferred[0].GetSegments()[v1alpha1.TopologyKey] == at[0].GetSegments()[v1alpha1.TopologyKey] {
+		return
+	}
+	var claim corev1.PersistentVolumeClaim
+	err := g.live.Get(ctx, client.ObjectKey{Namespace: req.GetParameters()[claimNamespace], Name: req.GetParameters()[claimName]}, &claim)
+	if err == nil && claim.Annotations[claims.SelectedNode] == "" {
+		return // nobody chose a node
+	}
+	var source *claims.Location
+	if err == nil {
+		source, err = g.find.Source(ctx, &claim)
+	}
+	if err != nil || source == nil { // gone meanwhile, or not to be read now
+		klog.FromContext(ctx).Info("No event tells where a copy was made", "volume", req.GetName(), "error", err)
+		return
+	}
+	g.events.Eventf(&claim, nil, corev1.EventTypeNormal, "SourceNode", "Provision",
+		"%s is on node %s, not on node %s, which was chosen first: the volume is made on node %s, and pods that use it run there",
+		source.What, source.Node, claim.Annotations[claims.SelectedNode], source.Node)
 }
 
 // drawn narrows a request to the node that the scheduler drew for the claim, so that another one never takes its place because the drawn one is full or

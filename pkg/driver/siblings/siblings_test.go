@@ -12,6 +12,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -26,12 +27,17 @@ type next struct {
 	calls int
 	last  *csi.CreateVolumeRequest
 	err   error
+	at    string // the topology of what it makes
 }
 
 func (n *next) CreateVolume(_ context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	n.calls++
 	n.last = req
-	return &csi.CreateVolumeResponse{}, n.err
+	if n.err != nil {
+		return nil, n.err
+	}
+	at := []*csi.Topology{{Segments: map[string]string{v1alpha1.TopologyKey: n.at}}}
+	return &csi.CreateVolumeResponse{Volume: &csi.Volume{AccessibleTopology: at}}, nil
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -114,7 +120,7 @@ func TestKeepsSiblingsTogether(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := &next{}
-			_, err := New(n, reader(t, interceptor.Funcs{}, c.objects...)).CreateVolume(t.Context(), c.request)
+			_, err := New(n, reader(t, interceptor.Funcs{}, c.objects...), events.NewFakeRecorder(10)).CreateVolume(t.Context(), c.request)
 			if c.refused {
 				const want = "node b was chosen for claim new, but pod p uses it with VolumeSnapshot cut, which claim restored is made from, which is on node a"
 				if !errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), want) || n.calls != 0 {
@@ -148,7 +154,7 @@ func TestOnlyTheDrawnNode(t *testing.T) {
 			r.AccessibilityRequirements.Requisite = []*csi.Topology{
 				r.AccessibilityRequirements.Preferred[0], {Segments: map[string]string{v1alpha1.TopologyKey: "a"}},
 			}
-			if _, err := New(n, reader(t, interceptor.Funcs{}, c.objects...)).CreateVolume(t.Context(), r); err != nil {
+			if _, err := New(n, reader(t, interceptor.Funcs{}, c.objects...), events.NewFakeRecorder(10)).CreateVolume(t.Context(), r); err != nil {
 				t.Fatal(err)
 			}
 			if got := len(n.last.GetAccessibilityRequirements().GetRequisite()); got != c.nodes || len(r.AccessibilityRequirements.Requisite) != 2 {
@@ -178,7 +184,7 @@ func TestAnotherIsDrawn(t *testing.T) {
 			r.AccessibilityRequirements.Requisite = []*csi.Topology{
 				r.AccessibilityRequirements.Preferred[0], {Segments: map[string]string{v1alpha1.TopologyKey: "a"}},
 			}
-			_, err := New(&next{err: c.err}, reader(t, interceptor.Funcs{}, c.objects...)).CreateVolume(t.Context(), r)
+			_, err := New(&next{err: c.err}, reader(t, interceptor.Funcs{}, c.objects...), events.NewFakeRecorder(10)).CreateVolume(t.Context(), r)
 			if !errors.Is(err, c.want) || c.want == volume.ErrNoSpace && errors.Is(err, c.err) {
 				t.Errorf("%v, want %v", err, c.want)
 			}
@@ -196,8 +202,51 @@ func TestUnreadableRefusesNothing(t *testing.T) {
 		}},
 	} {
 		n := &next{}
-		if _, err := New(n, reader(t, funcs, pod("p", "", "new", "restored"))).CreateVolume(t.Context(), request("new", "b")); err != nil || n.calls != 1 {
+		if _, err := New(n, reader(t, funcs, pod("p", "", "new", "restored")), events.NewFakeRecorder(10)).CreateVolume(t.Context(), request("new", "b")); err != nil || n.calls != 1 {
 			t.Errorf("%d calls, %v", n.calls, err)
 		}
+	}
+}
+
+// A copy that is made elsewhere than the scheduler said is told on its claim, with the node's name; no other is.
+func TestTellsWhereACopyIs(t *testing.T) {
+	drawn := claim("drawn", &corev1.TypedObjectReference{APIGroup: ptr(snapshotv1.GroupName), Kind: "VolumeSnapshot", Name: "cut"})
+	drawn.Annotations = map[string]string{claims.SelectedNode: "b"}
+	copied := func(claim, chosen string) *csi.CreateVolumeRequest {
+		r := request(claim, chosen)
+		r.VolumeContentSource = &csi.VolumeContentSource{}
+		return r
+	}
+	refused := errors.New("refused")
+	for _, c := range []struct {
+		name    string
+		request *csi.CreateVolumeRequest
+		err     error
+		told    bool
+	}{
+		{"elsewhere", copied("drawn", "b"), nil, true},
+		{"where it was to be", copied("drawn", "a"), nil, false},
+		{"nobody chose", copied("restored", "b"), nil, false},
+		{"no topology", copied("drawn", ""), nil, false},
+		{"no claim is named", copied("", "b"), nil, false},
+		{"claim gone", copied("gone", "b"), nil, false},
+		{"not made", copied("drawn", "b"), refused, false},
+		{"no copy", request("drawn", "b"), nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			recorder := events.NewFakeRecorder(10)
+			n := &next{err: c.err, at: "a"}
+			if _, err := New(n, reader(t, interceptor.Funcs{}, drawn), recorder).CreateVolume(t.Context(), c.request); !errors.Is(err, c.err) {
+				t.Fatal(err)
+			}
+			var told string
+			select {
+			case told = <-recorder.Events:
+			default:
+			}
+			if c.told != strings.Contains(told, "VolumeSnapshot cut is on node a-now, not on node b") || !c.told && told != "" {
+				t.Errorf("told %q", told)
+			}
+		})
 	}
 }
