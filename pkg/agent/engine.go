@@ -26,7 +26,6 @@ type Engine interface {
 	ClosePool(ctx context.Context, name string) error
 	AddMember(ctx context.Context, pool string, s engine.MemberSpec) (engine.PoolInfo, error)
 	ChangeVolume(ctx context.Context, pool, name string, change engine.VolumeChange) (engine.VolumeInfo, error)
-	CreateSnapshotGroup(ctx context.Context, pool string, s engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error)
 }
 
 var _ Engine = (*rpc.Client)(nil)

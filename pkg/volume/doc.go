@@ -1,5 +1,5 @@
-// Package volume is the domain of Rowan's CSI driver: what a volume and a snapshot are to a container orchestrator, what can go wrong, and the
-// services that the driver answers CSI calls with.
+// Package volume is the domain of Rowan's CSI driver: what a volume, a snapshot and a group of snapshots are to a container
+// orchestrator, what can go wrong, and the services that the driver answers CSI calls with.
 //
 // Contract: Controller and Node are implemented by packages below this one: local (an engine on this node) and memory (nothing but RAM, for tests).
 // All implementations pass volumetest. An implementation refuses what is taken or gone (ErrExists, ErrNotFound); Idempotent turns repeated calls into

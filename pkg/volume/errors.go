@@ -16,6 +16,8 @@ var (
 	ErrSourceNotFound = errors.New("source not found")
 	// ErrExists: the name is taken by something made with other parameters.
 	ErrExists = errors.New("already exists with other parameters")
+	// ErrGrouped: the snapshot is of a group, with which alone it is deleted. The text names the group.
+	ErrGrouped = errors.New("part of a snapshot group")
 	// ErrBadToken: the token does not come from an earlier page; list from the start.
 	ErrBadToken = errors.New("invalid token, list again from the start")
 )
@@ -30,6 +32,8 @@ var (
 	ErrNotAttached = errors.New("not attached on this node")
 	// ErrPlacement: what is needed is on a node that the request excludes. The text names the node.
 	ErrPlacement = errors.New("not possible on the nodes asked for")
+	// ErrApart: volumes that are to be cut at the same moment are not in one pool. The text says which are where.
+	ErrApart = errors.New("volumes are not in one pool")
 	// ErrLost: the volume was made once and its engine has it no more, or has another one under its name. It is never made again, blank.
 	ErrLost = errors.New("lost")
 	// ErrNoSpace: the pool cannot take it. Another pool, or this one once it has grown, may.

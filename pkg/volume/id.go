@@ -10,6 +10,7 @@ import (
 const (
 	volumePrefix   = "vol-"
 	snapshotPrefix = "snap-"
+	groupPrefix    = "group-"
 	hashLen        = 40 // hex digits of the name's SHA-256 that a handle keeps
 )
 
@@ -57,6 +58,25 @@ func (id SnapshotID) IsZero() bool { return id.s == "" }
 
 // Compare orders handles as their text.
 func (id SnapshotID) Compare(other SnapshotID) int { return strings.Compare(id.s, other.s) }
+
+// GroupID is the handle of a group of snapshots, made as a VolumeID is.
+type GroupID struct{ s string }
+
+// GroupIDOf is the handle of the group of that name.
+func GroupIDOf(name string) GroupID { return GroupID{groupPrefix + hashOf(name)} }
+
+// ParseGroupID is String's inverse. Its error is ErrMalformedID: no group has such a handle.
+func ParseGroupID(s string) (GroupID, error) {
+	if err := parseHandle(s, groupPrefix); err != nil {
+		return GroupID{}, fmt.Errorf("snapshot group %q: %w", s, err)
+	}
+	return GroupID{s}, nil
+}
+
+func (id GroupID) String() string { return id.s }
+
+// IsZero says whether the ID names nothing.
+func (id GroupID) IsZero() bool { return id.s == "" }
 
 // NodeID is the identity of a node: the topology value of what lives there.
 type NodeID string

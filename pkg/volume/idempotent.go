@@ -27,19 +27,11 @@ func (s *idempotent) Create(ctx context.Context, r CreateRequest) (Volume, error
 	if err := r.Check(); err != nil {
 		return Volume{}, err
 	}
-	get := s.Get
+	look := s.Get
 	if p, ok := s.Controller.(Peeker); ok {
-		get = p.Peek
+		look = p.Peek
 	}
-	v, err := get(ctx, r.ID())
-	if errors.Is(err, ErrNotFound) {
-		if v, err = s.Controller.Create(ctx, r); err == nil {
-			return v, nil
-		}
-		if errors.Is(err, ErrExists) { // made by somebody else meanwhile
-			v, err = existing(err, func() (Volume, error) { return s.Get(ctx, r.ID()) })
-		}
-	}
+	v, err := once(ctx, r.ID(), r, look, s.Get, s.Controller.Create)
 	if err != nil {
 		return Volume{}, fmt.Errorf("create volume %q: %w", r.Name, err)
 	}
@@ -58,19 +50,11 @@ func (s *idempotent) CreateSnapshot(ctx context.Context, r SnapshotRequest) (Sna
 	if err := r.Check(); err != nil {
 		return Snapshot{}, err
 	}
-	get := s.GetSnapshot
+	look := s.GetSnapshot
 	if p, ok := s.Controller.(Peeker); ok {
-		get = p.PeekSnapshot
+		look = p.PeekSnapshot
 	}
-	snap, err := get(ctx, r.ID())
-	if errors.Is(err, ErrNotFound) {
-		if snap, err = s.Controller.CreateSnapshot(ctx, r); err == nil {
-			return snap, nil
-		}
-		if errors.Is(err, ErrExists) {
-			snap, err = existing(err, func() (Snapshot, error) { return s.GetSnapshot(ctx, r.ID()) })
-		}
-	}
+	snap, err := once(ctx, r.ID(), r, look, s.GetSnapshot, s.Controller.CreateSnapshot)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("create snapshot %q: %w", r.Name, err)
 	}
@@ -84,9 +68,43 @@ func (s *idempotent) DeleteSnapshot(ctx context.Context, id SnapshotID) error {
 	return nil
 }
 
-// existing reads what is in the way. What is begun but not made yet cannot be read, and then the refusal stands: it says what differs.
-func existing[T any](refusal error, read func() (T, error)) (T, error) {
-	v, err := read()
+// CreateGroup answers a repeated request with the first cut and its time, even when its sources are gone by now.
+func (s *idempotent) CreateGroup(ctx context.Context, r GroupRequest) (Group, error) {
+	if err := r.Check(); err != nil {
+		return Group{}, err
+	}
+	look := s.GetGroup
+	if p, ok := s.Controller.(Peeker); ok {
+		look = p.PeekGroup
+	}
+	g, err := once(ctx, r.ID(), r, look, s.GetGroup, s.Controller.CreateGroup)
+	if err != nil {
+		return Group{}, fmt.Errorf("create snapshot group %q: %w", r.Name, err)
+	}
+	return g, g.Satisfies(r)
+}
+
+func (s *idempotent) DeleteGroup(ctx context.Context, id GroupID, said []SnapshotID) error {
+	if err := s.Controller.DeleteGroup(ctx, id, said); err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("delete snapshot group %s: %w", id, err)
+	}
+	return nil
+}
+
+// once makes what is not there yet. What somebody else made meanwhile is read; what is begun but not made yet cannot be, and then the refusal stands: it
+// says what differs.
+func once[T, R, ID any](
+	ctx context.Context, id ID, r R, look, read func(context.Context, ID) (T, error), create func(context.Context, R) (T, error),
+) (T, error) {
+	v, err := look(ctx, id)
+	if !errors.Is(err, ErrNotFound) {
+		return v, err
+	}
+	v, refusal := create(ctx, r)
+	if !errors.Is(refusal, ErrExists) {
+		return v, refusal
+	}
+	v, err = read(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		return v, refusal
 	}

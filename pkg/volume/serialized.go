@@ -77,6 +77,15 @@ func (s *serialized) DeleteSnapshot(ctx context.Context, id SnapshotID) error {
 	return exclusively(s.locks, id.String(), func() error { return s.Controller.DeleteSnapshot(ctx, id) })
 }
 
+// CreateGroup locks the group's name, not its sources; its snapshots are locked by nobody else, for they are not deleted by themselves.
+func (s *serialized) CreateGroup(ctx context.Context, r GroupRequest) (Group, error) {
+	return exclusive(s.locks, r.ID().String(), func() (Group, error) { return s.Controller.CreateGroup(ctx, r) })
+}
+
+func (s *serialized) DeleteGroup(ctx context.Context, id GroupID, said []SnapshotID) error {
+	return exclusively(s.locks, id.String(), func() error { return s.Controller.DeleteGroup(ctx, id, said) })
+}
+
 func (s *serializedNode) Attach(ctx context.Context, id VolumeID, readOnly bool) (string, error) {
 	return exclusive(s.locks, id.String(), func() (string, error) { return s.Node.Attach(ctx, id, readOnly) })
 }

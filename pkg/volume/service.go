@@ -21,7 +21,7 @@ type CapacityRequest struct {
 	Parameters Parameters
 }
 
-// Controller makes and removes volumes and snapshots, wherever they are.
+// Controller makes and removes volumes, snapshots and groups of these, wherever they are.
 //
 // Errors are this package's, and the context's where it ended first; what the call did is unknown then. Lists are ordered by handle, and hold,
 // whatever is made or deleted between two pages, every object that existed throughout exactly once. more says that the list goes on.
@@ -41,10 +41,18 @@ type Controller interface {
 
 	// CreateSnapshot cuts a snapshot. ErrExists if its name is taken.
 	CreateSnapshot(ctx context.Context, r SnapshotRequest) (Snapshot, error)
-	// DeleteSnapshot removes a snapshot; copies of it stay. ErrNotFound if it is gone.
+	// DeleteSnapshot removes a snapshot; copies of it stay. ErrNotFound if it is gone, ErrGrouped if it goes with its group alone.
 	DeleteSnapshot(ctx context.Context, id SnapshotID) error
 	GetSnapshot(ctx context.Context, id SnapshotID) (Snapshot, error)
 	ListSnapshots(ctx context.Context, f SnapshotFilter, p Page[SnapshotID]) (snapshots []Snapshot, more bool, err error)
+
+	// CreateGroup cuts snapshots of several volumes at the same moment, all or none. They are as any other, but for their deletion. ErrExists if the
+	// group's name is taken, ErrApart if the volumes are not in one pool.
+	CreateGroup(ctx context.Context, r GroupRequest) (Group, error)
+	// DeleteGroup removes a group's snapshots; copies of them stay. said are those that the caller takes for the group's, none if it does not say:
+	// ErrInvalid, and nothing is removed, if it has others. ErrNotFound if the group is gone.
+	DeleteGroup(ctx context.Context, id GroupID, said []SnapshotID) error
+	GetGroup(ctx context.Context, id GroupID) (Group, error)
 
 	// Capacity answers zeroes for a node that is not ours, and ErrInvalid for parameters that name no pool.
 	Capacity(ctx context.Context, r CapacityRequest) (Capacity, error)
@@ -53,10 +61,11 @@ type Controller interface {
 }
 
 // Peeker is a Controller that can look whether something is there at less cost than Get. It may miss what was made a moment ago; such a controller's
-// Create and CreateSnapshot refuse that with ErrExists whatever else is wrong with the request.
+// Create, CreateSnapshot and CreateGroup refuse that with ErrExists whatever else is wrong with the request.
 type Peeker interface {
 	Peek(ctx context.Context, id VolumeID) (Volume, error)
 	PeekSnapshot(ctx context.Context, id SnapshotID) (Snapshot, error)
+	PeekGroup(ctx context.Context, id GroupID) (Group, error)
 }
 
 // Stats is what is known of a volume's space without looking into its file system, in bytes.

@@ -248,12 +248,16 @@ type Snapshot struct {
 	Node      NodeID
 	Pool      string
 	CreatedAt time.Time // of the cut
+	Group     GroupID   // whose cut made it, and with which it is deleted; zero: it has a cut of its own
 }
 
 // Satisfies says whether the snapshot is what the request asks for: nil, or ErrExists.
 func (s Snapshot) Satisfies(r SnapshotRequest) error {
 	if s.Name != r.Name || s.Source != r.Source {
 		return fmt.Errorf("%w: snapshot %q is of volume %s, asked for is one of %s", ErrExists, r.Name, s.Source, r.Source)
+	}
+	if !s.Group.IsZero() {
+		return fmt.Errorf("%w: snapshot %q is of group %s, asked for is one by itself", ErrExists, r.Name, s.Group)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func newAgent(t *testing.T, api *apiServer, cache *fakeCache, node, identity, po
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	changed := func(obj client.Object) { a.work <- obj }
-	for _, obj := range []client.Object{&v1alpha1.LocalVolume{}, &v1alpha1.LocalSnapshot{}} {
+	for _, obj := range []client.Object{&v1alpha1.LocalVolume{}, &v1alpha1.LocalSnapshot{}, &v1alpha1.LocalSnapshotGroup{}} {
 		if err := cache.Watch(ctx, obj, changed); err != nil {
 			t.Fatal(err)
 		}
@@ -76,8 +76,12 @@ func (a *agent) set(change func(a *agent)) {
 	a.mu.Unlock()
 	var volumes v1alpha1.LocalVolumeList
 	var snaps v1alpha1.LocalSnapshotList
-	if err := errors.Join(a.api.List(a.t.Context(), &volumes), a.api.List(a.t.Context(), &snaps)); err != nil {
+	var groups v1alpha1.LocalSnapshotGroupList
+	if err := errors.Join(a.api.List(a.t.Context(), &volumes), a.api.List(a.t.Context(), &snaps), a.api.List(a.t.Context(), &groups)); err != nil {
 		a.t.Fatal(err)
+	}
+	for i := range groups.Items {
+		a.work <- &groups.Items[i]
 	}
 	for i := range volumes.Items {
 		a.work <- &volumes.Items[i]
@@ -146,6 +150,17 @@ func (a *agent) reconcile(ctx context.Context, changed client.Object) error {
 		before := s.DeepCopy()
 		a.snapshot(ctx, &s)
 		return a.report(ctx, &s, before)
+	case *v1alpha1.LocalSnapshotGroup:
+		var g v1alpha1.LocalSnapshotGroup
+		if err := a.api.Get(ctx, client.ObjectKeyFromObject(changed), &g); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+		if g.Spec.NodeName != a.node {
+			return nil
+		}
+		before := g.DeepCopy()
+		a.group(ctx, &g)
+		return a.report(ctx, &g, before)
 	}
 	return nil
 }
@@ -216,7 +231,16 @@ func (a *agent) snapshot(ctx context.Context, s *v1alpha1.LocalSnapshot) {
 			return
 		}
 		err := a.try("delete", func() error { return ignoreGone(a.DeleteSnapshot(ctx, id)) })
+		if errors.Is(err, volume.ErrGrouped) { // an engine deletes it; the one in memory leaves it to the group
+			err = nil
+		}
 		state(conditions, v1alpha1.Deleted, generation, err)
+	case s.Spec.Group != "":
+		cut, err := a.GetSnapshot(ctx, id)
+		if err == nil {
+			a.tellCut(ctx, s, cut)
+		}
+		state(conditions, v1alpha1.Created, generation, err)
 	case meta.IsStatusConditionTrue(*conditions, v1alpha1.Created):
 	case !time.Now().Before(s.Spec.NotAfter.Time):
 		meta.SetStatusCondition(conditions, metav1.Condition{
@@ -230,9 +254,47 @@ func (a *agent) snapshot(ctx context.Context, s *v1alpha1.LocalSnapshot) {
 			return err
 		})
 		if err == nil {
-			s.Status.Cut = &v1alpha1.Cut{
-				CreationTime: metav1.NewMicroTime(cut.CreatedAt), Size: bytes(cut.Sizing.Size), Requested: bytes(a.requested(ctx, s, cut)), FSType: cut.FSType,
+			a.tellCut(ctx, s, cut)
+		}
+		state(conditions, v1alpha1.Created, generation, err)
+	}
+}
+
+func (a *agent) tellCut(ctx context.Context, s *v1alpha1.LocalSnapshot, cut volume.Snapshot) {
+	if s.Status.Cut == nil {
+		s.Status.Cut = &v1alpha1.Cut{
+			CreationTime: metav1.NewMicroTime(cut.CreatedAt), Size: bytes(cut.Sizing.Size), Requested: bytes(a.requested(ctx, s, cut)), FSType: cut.FSType,
+		}
+	}
+}
+
+func (a *agent) group(ctx context.Context, g *v1alpha1.LocalSnapshotGroup) {
+	id, _ := volume.ParseGroupID(g.Name)
+	conditions, generation := &g.Status.Conditions, g.Generation
+	switch {
+	case meta.IsStatusConditionTrue(*conditions, v1alpha1.Deleted):
+	case g.Spec.DesiredState == v1alpha1.Absent:
+		err := a.try("delete group", func() error { return ignoreGone(a.DeleteGroup(ctx, id, nil)) })
+		state(conditions, v1alpha1.Deleted, generation, err)
+	case meta.IsStatusConditionTrue(*conditions, v1alpha1.Created):
+	case !time.Now().Before(g.Spec.NotAfter.Time):
+		meta.SetStatusCondition(conditions, metav1.Condition{
+			Type: v1alpha1.Created, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonExpired, Message: "too late", ObservedGeneration: generation,
+		})
+	default:
+		var cut volume.Group
+		err := a.try("cut group", func() (err error) {
+			r := volume.GroupRequest{Name: g.Spec.CSIName}
+			for _, m := range g.Spec.Members {
+				source, _ := volume.ParseVolumeID(m.Volume)
+				r.Sources = append(r.Sources, source)
 			}
+			cut, err = a.CreateGroup(ctx, r)
+			return err
+		})
+		if err == nil {
+			at := metav1.NewMicroTime(cut.CreatedAt)
+			g.Status.CreationTime = &at
 		}
 		state(conditions, v1alpha1.Created, generation, err)
 	}
@@ -293,13 +355,17 @@ func ignoreGone(err error) error {
 
 func bytes(n int64) resource.Quantity { return *resource.NewQuantity(n, resource.BinarySI) }
 
-// names are those of all LocalVolumes and LocalSnapshots that are there.
+// names are those of all volumes, snapshots and groups that are there.
 func (a *apiServer) names(t *testing.T) (all []string) {
 	t.Helper()
 	var volumes v1alpha1.LocalVolumeList
 	var snaps v1alpha1.LocalSnapshotList
-	if err := errors.Join(a.List(t.Context(), &volumes), a.List(t.Context(), &snaps)); err != nil {
+	var groups v1alpha1.LocalSnapshotGroupList
+	if err := errors.Join(a.List(t.Context(), &volumes), a.List(t.Context(), &snaps), a.List(t.Context(), &groups)); err != nil {
 		t.Fatal(err)
+	}
+	for _, g := range groups.Items {
+		all = append(all, g.Name)
 	}
 	for _, v := range volumes.Items {
 		all = append(all, v.Name)

@@ -22,7 +22,7 @@ import (
 )
 
 // TestConformanceOnAPIServer is the suite over a real API server and informers: ROWAN_TEST_KUBECONFIG names one that has the definitions and nothing
-// of ours. All Pools, LocalVolumes and LocalSnapshots that it has are removed.
+// of ours. All Pools, volumes, snapshots and groups that it has are removed.
 func TestConformanceOnAPIServer(t *testing.T) {
 	path := os.Getenv("ROWAN_TEST_KUBECONFIG")
 	if path == "" {
@@ -82,8 +82,10 @@ func (f *fixture) clear() {
 	f.t.Helper()
 	var volumes v1alpha1.LocalVolumeList
 	var snaps v1alpha1.LocalSnapshotList
+	var groups v1alpha1.LocalSnapshotGroupList
 	var pools v1alpha1.PoolList
-	if err := errors.Join(f.api.List(f.t.Context(), &volumes), f.api.List(f.t.Context(), &snaps), f.api.List(f.t.Context(), &pools)); err != nil {
+	if err := errors.Join(f.api.List(f.t.Context(), &volumes), f.api.List(f.t.Context(), &snaps), f.api.List(f.t.Context(), &groups),
+		f.api.List(f.t.Context(), &pools)); err != nil {
 		f.t.Fatal(err)
 	}
 	all := []client.Object{f.lease("worker-a")}
@@ -92,6 +94,9 @@ func (f *fixture) clear() {
 	}
 	for i := range snaps.Items {
 		all = append(all, &snaps.Items[i])
+	}
+	for i := range groups.Items {
+		all = append(all, &groups.Items[i])
 	}
 	for i := range pools.Items {
 		all = append(all, &pools.Items[i])

@@ -1,5 +1,5 @@
-// Package cluster is the volume.Controller of a Kubernetes cluster: volumes and snapshots are custom resources (package v1alpha1) that each node's
-// agent carries out.
+// Package cluster is the volume.Controller of a Kubernetes cluster: volumes, snapshots and groups are custom resources (package v1alpha1) that each
+// node's agent carries out.
 //
 // Contract:
 //   - It keeps no state. An object is named by its handle, and creating it is the lock, so several processes work at once: whoever finds the object
@@ -74,6 +74,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	}{
 		{&v1alpha1.LocalVolume{}, s.hub.changed},
 		{&v1alpha1.LocalSnapshot{}, s.hub.changed},
+		{&v1alpha1.LocalSnapshotGroup{}, s.hub.changed},
 		{&v1alpha1.Pool{}, func(client.Object) {}},
 		{&coordinationv1.Lease{}, s.agents.observe},
 	} {

@@ -37,6 +37,30 @@ func newSnapshot(r volume.SnapshotRequest, source *v1alpha1.LocalVolume, notAfte
 	}
 }
 
+// newGroup is the object of a group that was asked for, where its sources are.
+func newGroup(r volume.GroupRequest, at v1alpha1.Location, notAfter time.Time) *v1alpha1.LocalSnapshotGroup {
+	g := &v1alpha1.LocalSnapshotGroup{
+		ObjectMeta: metav1.ObjectMeta{Name: r.ID().String(), Finalizers: []string{v1alpha1.Finalizer}},
+		Spec: v1alpha1.LocalSnapshotGroupSpec{
+			Location: at, CSIName: r.Name, NotAfter: metav1.NewMicroTime(notAfter), DesiredState: v1alpha1.Present,
+		},
+	}
+	for _, m := range r.Members() {
+		g.Spec.Members = append(g.Spec.Members, v1alpha1.GroupMember{Volume: m.Source.String(), Snapshot: m.ID().String(), CSIName: m.Name})
+	}
+	return g
+}
+
+// newMember is the object of one of a group's snapshots. The group's time counts: nothing is cut for it.
+func newMember(g *v1alpha1.LocalSnapshotGroup, m v1alpha1.GroupMember) *v1alpha1.LocalSnapshot {
+	return &v1alpha1.LocalSnapshot{
+		ObjectMeta: metav1.ObjectMeta{Name: m.Snapshot, Finalizers: []string{v1alpha1.Finalizer}},
+		Spec: v1alpha1.LocalSnapshotSpec{
+			Location: g.Spec.Location, CSIName: m.CSIName, Volume: m.Volume, Group: g.Name, NotAfter: g.Spec.NotAfter, DesiredState: v1alpha1.Present,
+		},
+	}
+}
+
 func location(p *v1alpha1.Pool) v1alpha1.Location {
 	return v1alpha1.Location{NodeName: p.Spec.NodeName, Pool: p.Name, PoolUUID: p.Status.UUID}
 }
@@ -81,6 +105,7 @@ func asSnapshot(o *v1alpha1.LocalSnapshot, node volume.NodeID) volume.Snapshot {
 	s := volume.Snapshot{Name: o.Spec.CSIName, Node: node, Pool: o.Spec.Pool}
 	s.ID, _ = volume.ParseSnapshotID(o.Name)
 	s.Source, _ = volume.ParseVolumeID(o.Spec.Volume)
+	s.Group, _ = volume.ParseGroupID(o.Spec.Group)
 	if c := o.Status.Cut; c != nil {
 		s.Sizing = volume.Sizing{Size: c.Size.Value(), Requested: c.Requested.Value()}
 		s.FSType, s.CreatedAt = c.FSType, c.CreationTime.Time

@@ -46,7 +46,7 @@ func newAPIServer(t *testing.T) *apiServer {
 	}
 	a := &apiServer{}
 	raw := fake.NewClientBuilder().WithScheme(scheme).
-		WithStatusSubresource(&v1alpha1.Pool{}, &v1alpha1.LocalVolume{}, &v1alpha1.LocalSnapshot{}).Build()
+		WithStatusSubresource(&v1alpha1.Pool{}, &v1alpha1.LocalVolume{}, &v1alpha1.LocalSnapshot{}, &v1alpha1.LocalSnapshotGroup{}).Build()
 	a.WithWatch = interceptor.NewClient(raw, interceptor.Funcs{Create: a.create, Patch: a.patch, Delete: a.delete})
 	return a
 }
@@ -186,6 +186,8 @@ func listOf(obj client.Object) client.ObjectList {
 		return &v1alpha1.LocalVolumeList{}
 	case *v1alpha1.LocalSnapshot:
 		return &v1alpha1.LocalSnapshotList{}
+	case *v1alpha1.LocalSnapshotGroup:
+		return &v1alpha1.LocalSnapshotGroupList{}
 	case *v1alpha1.Pool:
 		return &v1alpha1.PoolList{}
 	}
@@ -209,6 +211,10 @@ func (c *fakeCache) Watch(ctx context.Context, obj client.Object, changed func(c
 				changed(&l.Items[i])
 			}
 		case *v1alpha1.LocalSnapshotList:
+			for i := range l.Items {
+				changed(&l.Items[i])
+			}
+		case *v1alpha1.LocalSnapshotGroupList:
 			for i := range l.Items {
 				changed(&l.Items[i])
 			}

@@ -10,9 +10,9 @@ import (
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 )
 
-// state is what volumes and snapshots have in common.
+// state is what volumes, snapshots and groups have in common.
 type state struct {
-	noun       string // "volume" or "snapshot"
+	noun       string // "volume", "snapshot" or "snapshot group"
 	node       string
 	absent     bool // its removal is wanted, for good
 	conditions []metav1.Condition
@@ -27,6 +27,9 @@ func stateOf(obj client.Object) state {
 		s.conditions = o.Status.Conditions
 	case *v1alpha1.LocalSnapshot:
 		s.noun, s.node, s.absent = "snapshot", o.Spec.NodeName, o.Spec.DesiredState == v1alpha1.Absent
+		s.conditions = o.Status.Conditions
+	case *v1alpha1.LocalSnapshotGroup:
+		s.noun, s.node, s.absent = "snapshot group", o.Spec.NodeName, o.Spec.DesiredState == v1alpha1.Absent
 		s.conditions = o.Status.Conditions
 	default:
 		panic(fmt.Sprintf("state of %T", obj))

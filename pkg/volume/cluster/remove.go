@@ -47,15 +47,8 @@ func (s *Service) remove(caller, ctx context.Context, obj client.Object) error {
 func (s *Service) writeKeys(ctx context.Context, obj client.Object) error {
 	what := fmt.Sprintf("delete %s %s", stateOf(obj).noun, obj.GetName())
 	uid := obj.GetUID()
-	if !stateOf(obj).absent {
-		patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"desiredState":%q}}`, uid, v1alpha1.Absent)
-		err := s.cfg.Client.Patch(ctx, obj, client.RawPatch(types.MergePatchType, patch))
-		if missing(err) {
-			return nil // nothing is left to delete; whoever waits for it finds that out
-		}
-		if err != nil {
-			return apiError(what, err)
-		}
+	if err := s.writeFirstKey(ctx, obj); err != nil {
+		return err
 	}
 	if obj.GetDeletionTimestamp().IsZero() {
 		if err := s.cfg.Client.Delete(ctx, obj, client.Preconditions{UID: &uid}); err != nil && !missing(err) {
@@ -63,6 +56,19 @@ func (s *Service) writeKeys(ctx context.Context, obj client.Object) error {
 		}
 	}
 	return nil
+}
+
+// writeFirstKey says, for good, that the object's removal is wanted.
+func (s *Service) writeFirstKey(ctx context.Context, obj client.Object) error {
+	if stateOf(obj).absent {
+		return nil
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"desiredState":%q}}`, obj.GetUID(), v1alpha1.Absent)
+	err := s.cfg.Client.Patch(ctx, obj, client.RawPatch(types.MergePatchType, patch))
+	if missing(err) {
+		return nil // nothing is left to delete; whoever waits for it finds that out
+	}
+	return apiError(fmt.Sprintf("delete %s %s", stateOf(obj).noun, obj.GetName()), err)
 }
 
 // awaitDeleted waits until the node has deleted what the object stands for, or is lost, and lets the object go.

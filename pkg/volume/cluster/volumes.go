@@ -190,5 +190,8 @@ func (s *Service) delete(caller context.Context, name string, obj client.Object)
 	if !found {
 		return fmt.Errorf("%s %s: %w", stateOf(obj).noun, name, volume.ErrNotFound)
 	}
+	if err := s.refuseMember(ctx, obj); err != nil {
+		return err
+	}
 	return s.remove(caller, ctx, obj)
 }

@@ -236,6 +236,33 @@ func (f *fakeEngine) CreateSnapshot(ctx context.Context, pool string, s engine.S
 	})
 }
 
+func (f *fakeEngine) CreateSnapshotGroup(ctx context.Context, pool string, g engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error) {
+	return call(ctx, f, "CreateSnapshotGroup", pool, func() (infos []engine.SnapshotInfo, err error) {
+		now := time.Now()
+		for _, s := range f.snapshots {
+			if s.Group == g.Name {
+				return nil, fmt.Errorf("group %q: %w", g.Name, engine.ErrExists)
+			}
+		}
+		for _, s := range g.Snapshots {
+			if _, taken := f.snapshots[key{pool, s.Name}]; taken {
+				return nil, fmt.Errorf("snapshot %q: %w", s.Name, engine.ErrExists)
+			}
+			v, err := must(f.volumes, "volume", key{pool, s.Volume})
+			if err != nil {
+				return nil, err
+			}
+			infos = append(infos, engine.SnapshotInfo{
+				Name: s.Name, Volume: s.Volume, Group: g.Name, Size: v.Size, CreatedAt: now, Labels: maps.Clone(s.Labels),
+			})
+		}
+		for _, i := range infos {
+			f.snapshots[key{pool, i.Name}] = i
+		}
+		return infos, nil
+	})
+}
+
 func (f *fakeEngine) Snapshot(ctx context.Context, pool, name string) (engine.SnapshotInfo, error) {
 	return call(ctx, f, "Snapshot", pool, func() (engine.SnapshotInfo, error) { return must(f.snapshots, "snapshot", key{pool, name}) })
 }

@@ -103,6 +103,7 @@ func (s *Service) toSnapshot(pool string, info engine.SnapshotInfo) volume.Snaps
 	}
 	snap.ID, _ = volume.ParseSnapshotID(info.Name)
 	snap.Source, _ = volume.ParseVolumeID(info.Volume)
+	snap.Group, _ = volume.ParseGroupID(info.Group) // one of another name was cut by hand, and its snapshots are deleted as others are
 	return snap
 }
 

@@ -1,8 +1,8 @@
 // Package local is the volume.Service of one node: everything straight on the engine of that node, without Kubernetes.
 //
 // Contract: it keeps no state. What the domain knows of an object beyond the engine is in the object's labels, written in the commit that makes it. A
-// handle is the object's name in the engine, whatever pool it is in; objects whose names are no handles are somebody else's and not touched. An
-// object is only said to be gone when all pools were asked: while one is not open the answer is volume.ErrFailed, so that nothing is made twice and
+// handle is the object's name in the engine, whatever pool it is in; objects whose names are no handles are somebody else's and not touched. A group
+// is its snapshots: the engine keeps its name with each. An object is only said to be gone when all pools were asked: while one is not open the answer is volume.ErrFailed, so that nothing is made twice and
 // no deletion is believed done.
 //
 // Limits: copies stay in their source's pool.
@@ -44,6 +44,8 @@ type Engine interface {
 	// Snapshots tells of one volume's snapshots, or of all ("").
 	Snapshots(ctx context.Context, pool, volume string) ([]engine.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, pool, name string) error
+	// CreateSnapshotGroup takes all in one cut, or none.
+	CreateSnapshotGroup(ctx context.Context, pool string, s engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error)
 }
 
 // Config says what node this is. Pool is where volumes go whose storage class names none; "" for a service that makes none.

@@ -38,9 +38,12 @@ func (s *Service) CreateSnapshot(ctx context.Context, r volume.SnapshotRequest) 
 
 // DeleteSnapshot implements volume.Controller.
 func (s *Service) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
-	pool, _, err := s.findSnapshot(ctx, id)
+	pool, info, err := s.findSnapshot(ctx, id)
 	if err != nil {
 		return err
+	}
+	if group := s.toSnapshot(pool, info).Group; !group.IsZero() {
+		return volume.RefuseMember(id, group)
 	}
 	return translate(s.engine.DeleteSnapshot(ctx, pool, id.String()))
 }

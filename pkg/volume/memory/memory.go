@@ -32,7 +32,7 @@ type Service struct {
 
 	mu        sync.Mutex
 	volumes   map[volume.VolumeID]*record           // guarded by mu, as all below
-	snapshots map[volume.SnapshotID]volume.Snapshot //
+	snapshots map[volume.SnapshotID]volume.Snapshot // those of a group are the group
 	health    error
 }
 

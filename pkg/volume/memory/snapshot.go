@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/volume"
 )
@@ -18,19 +19,27 @@ func (s *Service) CreateSnapshot(ctx context.Context, r volume.SnapshotRequest) 
 		if err := s.cfg.Admission.AdmitSnapshot(s.space()); err != nil {
 			return err
 		}
-		snap = volume.Snapshot{
-			ID: r.ID(), Name: r.Name, Source: v.ID, Sizing: v.Sizing, FSType: v.FSType, Node: v.Node, Pool: v.Pool, CreatedAt: s.cfg.Now(),
-		}
+		snap = cut(r, v, s.cfg.Now())
 		s.snapshots[snap.ID] = snap
 		return nil
 	})
 	return snap, asSource(err)
 }
 
+func cut(r volume.SnapshotRequest, v *record, at time.Time) volume.Snapshot {
+	return volume.Snapshot{
+		ID: r.ID(), Name: r.Name, Source: v.ID, Sizing: v.Sizing, FSType: v.FSType, Node: v.Node, Pool: v.Pool, CreatedAt: at,
+	}
+}
+
 // DeleteSnapshot implements volume.Controller.
 func (s *Service) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
-	if _, err := s.GetSnapshot(ctx, id); err != nil {
+	snap, err := s.GetSnapshot(ctx, id)
+	if err != nil {
 		return err
+	}
+	if !snap.Group.IsZero() {
+		return volume.RefuseMember(id, snap.Group)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -44,6 +44,7 @@ func RunHalves(t *testing.T, newHalves func(t *testing.T) (volume.Controller, vo
 		"modify":    modify,
 		"delete":    remove,
 		"snapshots": snapshots,
+		"groups":    groups,
 		"list":      list,
 		"capacity":  capacity,
 		"attach":    attach,
