@@ -94,6 +94,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	server := driver.NewServer(logger, driver.Services{
 		Identity:   driver.NewIdentity(version, true, service.Health),
 		Controller: siblings.New(driver.NewController(service, driver.ParamPoolSet), live, recorder),
+		Group:      driver.NewGroupController(service),
 		Observe:    measure,
 	})
 	stopHTTP, err := o.shared.serveHTTP(service.Health)

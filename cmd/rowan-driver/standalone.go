@@ -61,6 +61,7 @@ func (o *standaloneOptions) run(ctx context.Context) error {
 	server := driver.NewServer(logger, driver.Services{
 		Identity:   driver.NewIdentity(version, true, service.Health),
 		Controller: driver.NewController(service, driver.ParamPool),
+		Group:      driver.NewGroupController(service),
 		Node:       driver.NewNode(service, mount.New(), driver.NodeOptions{MaxVolumes: o.shared.maxVolumes}),
 	})
 	logger.Info("Serving", "driver", driver.Name, "version", version, "endpoint", o.shared.endpoint, "node", o.shared.node, "pool", o.pool,

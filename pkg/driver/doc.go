@@ -1,5 +1,5 @@
-// Package driver is the CSI plugin (specification 1.13): its identity, controller and node services over the services of package volume, and the gRPC
-// server that they are called through.
+// Package driver is the CSI plugin (specification 1.13): its identity, controller, group controller and node services over the services of package volume, and
+// the gRPC server that they are called through.
 //
 // Contract: every method is idempotent, validates its request before it does anything, and returns errors of the domain; errors.go has the one table
 // that makes gRPC codes of them, applied by the server to every answer. Advertised capabilities are those that work. A file system is only ever made

@@ -28,12 +28,14 @@ var errorCodes = []struct {
 	{volume.ErrSourceNotFound, codes.NotFound},
 	{volume.ErrNotFound, codes.NotFound},
 	{volume.ErrExists, codes.AlreadyExists},
+	{volume.ErrGrouped, codes.InvalidArgument},
 	{volume.ErrBadToken, codes.Aborted},
 
 	{volume.ErrPending, codes.Aborted},
 	{volume.ErrInUse, codes.FailedPrecondition},
 	{volume.ErrLost, codes.FailedPrecondition},
 	{volume.ErrPlacement, codes.FailedPrecondition},
+	{volume.ErrApart, codes.FailedPrecondition},
 	{volume.ErrNoSpace, codes.ResourceExhausted},
 	{volume.ErrFailed, codes.FailedPrecondition},
 	{volume.ErrNodeAway, codes.FailedPrecondition}, // nothing was asked of it yet: the caller may give up and clean up

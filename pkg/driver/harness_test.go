@@ -30,6 +30,7 @@ const (
 type harness struct {
 	csi.IdentityClient
 	csi.ControllerClient
+	csi.GroupControllerClient
 	csi.NodeClient
 	t       *testing.T
 	dir     string
@@ -46,6 +47,7 @@ func newHarness(t *testing.T) *harness {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	h.IdentityClient, h.ControllerClient, h.NodeClient = csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn)
+	h.GroupControllerClient = csi.NewGroupControllerClient(conn)
 	return h
 }
 
@@ -61,6 +63,7 @@ func serve(t *testing.T, service volume.Service, machine driver.Mounter) string 
 	server := driver.NewServer(ktesting.NewLogger(t, ktesting.NewConfig()), driver.Services{
 		Identity:   driver.NewIdentity("1.2.3", true, service.Health),
 		Controller: driver.NewController(service, driver.ParamPool),
+		Group:      driver.NewGroupController(service),
 		Node:       driver.NewNode(service, machine, driver.NodeOptions{}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -18,8 +18,8 @@ type Identity struct {
 
 var _ csi.IdentityServer = (*Identity)(nil)
 
-// NewIdentity makes it. version must not be empty: the side-cars refuse a driver without one. controller says that the controller service is served
-// beside it. health is nil while the plugin can answer.
+// NewIdentity makes it. version must not be empty: the side-cars refuse a driver without one. controller says that the controller and group controller
+// services are served beside it. health is nil while the plugin can answer.
 func NewIdentity(version string, controller bool, health func(context.Context) error) *Identity {
 	return &Identity{version: version, controller: controller, health: health}
 }
@@ -33,7 +33,7 @@ func (s *Identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*c
 func (s *Identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	services := []csi.PluginCapability_Service_Type{csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS}
 	if s.controller {
-		services = append(services, csi.PluginCapability_Service_CONTROLLER_SERVICE)
+		services = append(services, csi.PluginCapability_Service_CONTROLLER_SERVICE, csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE)
 	}
 	resp := &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{{
 		Type: &csi.PluginCapability_VolumeExpansion_{

@@ -77,6 +77,9 @@ func subject(req any) (kv []any) {
 	if r, ok := req.(interface{ GetSnapshotId() string }); ok {
 		add("snapshot", r.GetSnapshotId())
 	}
+	if r, ok := req.(interface{ GetGroupSnapshotId() string }); ok {
+		add("group", r.GetGroupSnapshotId())
+	}
 	if r, ok := req.(interface{ GetTargetPath() string }); ok {
 		add("target", r.GetTargetPath())
 	}

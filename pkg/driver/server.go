@@ -21,6 +21,7 @@ import (
 type Services struct {
 	Identity   csi.IdentityServer
 	Controller csi.ControllerServer
+	Group      csi.GroupControllerServer
 	Node       csi.NodeServer
 	// Observe, if any, is told of every call that was answered: its method without the service's name, its code, and how long it took.
 	Observe func(method string, code codes.Code, took time.Duration)
@@ -32,6 +33,9 @@ func NewServer(logger klog.Logger, s Services) *grpc.Server {
 	csi.RegisterIdentityServer(server, s.Identity)
 	if s.Controller != nil {
 		csi.RegisterControllerServer(server, s.Controller)
+	}
+	if s.Group != nil {
+		csi.RegisterGroupControllerServer(server, s.Group)
 	}
 	if s.Node != nil {
 		csi.RegisterNodeServer(server, s.Node)

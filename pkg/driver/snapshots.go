@@ -99,6 +99,6 @@ func (s *Controller) ListSnapshots(ctx context.Context, req *csi.ListSnapshotsRe
 func toSnapshot(s volume.Snapshot) *csi.Snapshot {
 	return &csi.Snapshot{
 		SnapshotId: s.ID.String(), SourceVolumeId: s.Source.String(), SizeBytes: s.Sizing.Requested, CreationTime: timestamppb.New(s.CreatedAt),
-		ReadyToUse: true,
+		ReadyToUse: true, GroupSnapshotId: s.Group.String(),
 	}
 }

@@ -26,7 +26,7 @@ const (
 )
 
 var (
-	// ErrFile: a file is not one PoolSet or VolumeSnapshotClass.
+	// ErrFile: a file is not one PoolSet or class of snapshots.
 	ErrFile = errors.New("not an object that can be applied")
 	// ErrChangedElsewhere: somebody else set a field that the values set, too.
 	ErrChangedElsewhere = errors.New("was changed by somebody else as well")
@@ -61,6 +61,7 @@ func Apply(ctx context.Context, c client.Client, files fs.FS, retry time.Duratio
 var (
 	poolSets        = v1alpha1.GroupVersion.WithKind("PoolSet")
 	snapshotClasses = schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotClass"}
+	groupClasses    = schema.GroupVersionKind{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Kind: "VolumeGroupSnapshotClass"}
 )
 
 // readObject reads a PoolSet strictly, too, so that a misspelt field is not silently nothing. It answers what stands there, so that what is not said is not
@@ -75,8 +76,8 @@ func readObject(files fs.FS, name string) (*unstructured.Unstructured, error) {
 		return nil, fmt.Errorf("%w: %w", ErrFile, err)
 	}
 	switch kind := u.GroupVersionKind(); {
-	case kind != poolSets && kind != snapshotClasses:
-		return nil, fmt.Errorf("%w: it is %s: use %s or %s", ErrFile, kind, poolSets, snapshotClasses)
+	case kind != poolSets && kind != snapshotClasses && kind != groupClasses:
+		return nil, fmt.Errorf("%w: it is %s: use %s, %s or %s", ErrFile, kind, poolSets, snapshotClasses, groupClasses)
 	case u.GetName() == "":
 		return nil, fmt.Errorf("%w: the %s has no name", ErrFile, kind.Kind)
 	case kind == poolSets:

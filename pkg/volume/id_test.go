@@ -19,6 +19,10 @@ func TestIDRoundTrip(t *testing.T) {
 		if got, err := ParseSnapshotID(s.String()); err != nil || got != s {
 			t.Fatalf("%s: %v, %v", s, got, err)
 		}
+		g := GroupIDOf(name)
+		if got, err := ParseGroupID(g.String()); err != nil || got != g {
+			t.Fatalf("%s: %v, %v", g, got, err)
+		}
 		if v != VolumeIDOf(name) || v == VolumeIDOf(name+"x") {
 			t.Fatalf("%s is not a function of %q", v, name)
 		}
@@ -33,6 +37,13 @@ func TestHandlesStayAsTheyAre(t *testing.T) {
 	if got, want := SnapshotIDOf("pvc-1").String(), "snap-f2868e1aa7cab669517cd9f5ab1b7957c0b92df3"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+	if got, want := GroupIDOf("pvc-1").String(), "group-f2868e1aa7cab669517cd9f5ab1b7957c0b92df3"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	r := GroupRequest{Name: "pvc-1", Sources: []VolumeID{VolumeIDOf("pvc-1")}}
+	if got, want := r.Members()[0].Name, GroupIDOf("pvc-1").String()+"/"+VolumeIDOf("pvc-1").String(); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 }
 
 func TestParseRefuses(t *testing.T) {
@@ -44,6 +55,9 @@ func TestParseRefuses(t *testing.T) {
 		}
 		if id, err := ParseSnapshotID(s); !errors.Is(err, ErrMalformedID) || !id.IsZero() {
 			t.Errorf("snapshot %q: %v, %v", s, id, err)
+		}
+		if id, err := ParseGroupID(s); !errors.Is(err, ErrMalformedID) || !id.IsZero() {
+			t.Errorf("group %q: %v, %v", s, id, err)
 		}
 	}
 	if _, err := ParseVolumeID("snap-" + good); err == nil {

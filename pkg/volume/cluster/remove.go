@@ -85,7 +85,8 @@ func (s *Service) awaitDeleted(caller, ctx context.Context, obj client.Object) e
 	lost, gone := false, false
 	err := s.await(caller, ctx, obj, "delete", func() verdict {
 		st := stateOf(obj)
-		if lost = st.absent && st.is(v1alpha1.NodeLost); lost || st.is(v1alpha1.Deleted) {
+		deleted := st.is(v1alpha1.Deleted)
+		if lost = st.absent && st.is(v1alpha1.NodeLost) && !deleted; lost || deleted {
 			gone = true
 			return verdict{done: true}
 		}

@@ -53,9 +53,11 @@ func serve(t *testing.T, f *fixture, machine driver.Mounter) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	controller := volume.OpenController(f.Service)
 	server := driver.NewServer(ktesting.NewLogger(t, ktesting.NewConfig()), driver.Services{
 		Identity:   driver.NewIdentity("1.2.3", true, f.Health),
-		Controller: driver.NewController(volume.OpenController(f.Service), driver.ParamPoolSet),
+		Controller: driver.NewController(controller, driver.ParamPoolSet),
+		Group:      driver.NewGroupController(controller),
 		Node:       driver.NewNode(volume.Open(f.agent), machine, driver.NodeOptions{}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -36,7 +36,6 @@ var missing = []string{
 	"ControllerListVolumeHealth not supported",
 	"NodeGetVolumeHealth not supported",
 	"NodeGetStorageHealth not supported",
-	"GroupControllerService not supported",
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", // alpha in specification 1.13
 }
 
