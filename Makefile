@@ -75,6 +75,14 @@ soak: ## All operations at random on two pools, the engine killed in between, fo
 	$(GO) test -count=1 -v -timeout 12h -run 'TestSoak' -artifacts -outputdir $(CURDIR)/.cache/soak ./test/e2e/crash \
 		-args -soak $(SOAK) $(if $(SEED),-seed $(SEED))
 
+.PHONY: group-test
+group-test: CUTS ?= 1000
+group-test: ## Cut 1000 (CUTS=n) groups of 8 volumes under ordered writes through the CSI socket, as root: every restored set is a prefix of the order
+	@hack/setup.sh demo
+	@mkdir -p .cache/group-test
+	$(GO) test -count=1 -v -timeout 12h -run 'TestGroupCuts' -artifacts -outputdir $(CURDIR)/.cache/group-test ./test/e2e/group \
+		-args -cuts $(CUTS) $(if $(SEED),-seed $(SEED))
+
 .PHONY: crash-test
 crash-test: CUTS ?= 100000
 crash-test: ## Cut 100000 (CUTS=n) times through recorded runs of the engine; SEED=n goes on from a run's seed
@@ -169,6 +177,15 @@ e2e-upstream: ## Kubernetes' own storage tests on a cluster of its own; goes on 
 	$(GO) build -o bin/upstream ./hack/upstream
 	$(GO) run ./hack/e2e -artifacts .cache/e2e-upstream-cluster -values test/e2e/upstream/values.yaml -timeout 4h -- bin/upstream -procs $(UPSTREAM_P) \
 		-kubeconfig {kubeconfig} -cluster {cluster} -subject {artifacts}/rowan.tar $(UPSTREAMFLAGS)
+
+.PHONY: e2e-upstream-groups
+e2e-upstream-groups: ## Those of them that cut a StatefulSet's volumes at one moment, on a cluster of one node (as root)
+	@hack/setup.sh cluster
+	@mkdir -p bin
+	$(GO) build -o bin/upstream ./hack/upstream
+	$(GO) run ./hack/e2e -nodes 1 -artifacts .cache/e2e-upstream-groups-cluster -values test/e2e/upstream/values.yaml -- bin/upstream -one-node \
+		-results .cache/e2e-upstream-groups -run volumegroupsnapshottable -procs $(UPSTREAM_P) -kubeconfig {kubeconfig} -cluster {cluster} \
+		-subject {artifacts}/rowan.tar $(UPSTREAMFLAGS)
 
 .PHONY: clean
 clean: ## Remove what the targets above made
