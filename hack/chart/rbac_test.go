@@ -54,7 +54,10 @@ var writes = map[string][]string{
 		"rowan.storage/localsnapshotgroups/status patch", "rowan.storage/localsnapshots/status patch", "rowan.storage/localvolumes/status patch",
 		"rowan.storage/pools/status patch",
 	},
-	"rowan-setup":           {"rowan.storage/poolsets create patch", "snapshot.storage.k8s.io/volumesnapshotclasses create patch"},
+	"rowan-setup": {
+		"groupsnapshot.storage.k8s.io/volumegroupsnapshotclasses create patch", "rowan.storage/poolsets create patch",
+		"snapshot.storage.k8s.io/volumesnapshotclasses create patch",
+	},
 	"rowan-uninstall-check": nil,
 }
 

@@ -18,7 +18,9 @@ const (
 	Newest = "v1.36.3"
 	// SnapshotAPI is what a cluster with the snapshot definitions has.
 	SnapshotAPI = "snapshot.storage.k8s.io/v1"
-	notes       = "NOTES.txt"
+	// GroupSnapshotAPI is what one has with those of groups.
+	GroupSnapshotAPI = "groupsnapshot.storage.k8s.io/v1"
+	notes            = "NOTES.txt"
 )
 
 // Options say what it is rendered for.

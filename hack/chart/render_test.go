@@ -12,6 +12,7 @@ import (
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
 
+	groupsnapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -67,6 +68,7 @@ storageClasses:
   - {name: fast, mode: cow, poolSet: fast, provisioning: thick, fsType: xfs, tidy: true, isDefault: true, reclaimPolicy: Retain,
      mountOptions: [noatime], annotations: {a: b}, labels: {c: d}}
 volumeSnapshotClass: {name: fast, isDefault: false, deletionPolicy: Retain}
+volumeGroupSnapshotClass: {name: fast-groups, isDefault: false, deletionPolicy: Retain}
 cdi: {cloneStrategy: snapshot}
 crds: {keep: false}
 snapshotController: {install: true}
@@ -195,7 +197,7 @@ func strictDecoder(t *testing.T) func([]byte) (runtime.Object, string, error) {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		clientgoscheme.AddToScheme, apiextensionsv1.AddToScheme, snapshotv1.AddToScheme, v1alpha1.AddToScheme,
+		clientgoscheme.AddToScheme, apiextensionsv1.AddToScheme, snapshotv1.AddToScheme, groupsnapshotv1.AddToScheme, v1alpha1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)

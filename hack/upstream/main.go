@@ -30,6 +30,7 @@ func main() {
 	flag.StringVar(&o.subject, "subject", "", "a file that is what is tested (the image's archive): results of another one are not gone on with")
 	flag.StringVar(&o.shard, "shard", "", "run a part of the specs, I/N")
 	flag.StringVar(&o.only, "run", "", "run specs that match this expression only; nothing is judged as a whole")
+	flag.BoolVar(&o.single, "one-node", false, "the cluster has one node: run what needs all volumes on one, too")
 	flag.IntVar(&o.procs, "procs", 8, "how many specs run side by side")
 	flag.BoolVar(&o.fresh, "fresh", false, "begin anew, whatever passed before")
 	flag.BoolVar(&o.list, "list", false, "print the specs that would run, and end")
@@ -48,7 +49,7 @@ func main() {
 type options struct {
 	kubeconfig, cluster, results, subject, shard, only string
 	procs                                              int
-	fresh, list, judge, record                         bool
+	fresh, list, judge, record, single                 bool
 	out                                                io.Writer
 }
 
@@ -74,7 +75,7 @@ func (o options) do(ctx context.Context) error {
 			return err
 		}
 	}
-	list = list.settle(can)
+	list = list.settle(can, o.single)
 	p, err := o.plan(ctx, s, tests, list)
 	if err != nil {
 		return err
@@ -182,7 +183,8 @@ func (o options) identity(s suite) (string, error) {
 		return "", err
 	}
 	text := "suite " + key + "\n"
-	files := []string{filepath.Join(s.dir, "manifest.yaml"), filepath.Join(s.dir, "sc.yaml"), filepath.Join(s.dir, "vsc.yaml")}
+	files := []string{filepath.Join(s.dir, "manifest.yaml"), filepath.Join(s.dir, "sc.yaml"), filepath.Join(s.dir, "vsc.yaml"),
+		filepath.Join(s.dir, "vgsc.yaml")}
 	if o.subject != "" {
 		files = append(files, o.subject)
 	}

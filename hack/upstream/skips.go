@@ -17,6 +17,8 @@ const (
 
 	// noSysResource is leaveOut on a machine whose processes cannot have CAP_SYS_RESOURCE, and nothing elsewhere.
 	noSysResource = "no-sys-resource"
+	// oneNode is leaveOut on a cluster of several nodes, and nothing on one of a single node.
+	oneNode = "one-node"
 )
 
 // rule is a line of skips.txt: kind, pattern and why, parted by tabs.
@@ -66,8 +68,8 @@ func parseRule(line string) (*rule, error) {
 	if len(parts) != 3 || strings.TrimSpace(parts[2]) == "" {
 		return nil, errors.New("write KIND, PATTERN and why, parted by one tab each")
 	}
-	if parts[0] != leaveOut && parts[0] != skipped && parts[0] != noSysResource {
-		return nil, fmt.Errorf("kind %q: write %s, %s or %s", parts[0], leaveOut, skipped, noSysResource)
+	if parts[0] != leaveOut && parts[0] != skipped && parts[0] != noSysResource && parts[0] != oneNode {
+		return nil, fmt.Errorf("kind %q: write %s, %s, %s or %s", parts[0], leaveOut, skipped, noSysResource, oneNode)
 	}
 	pattern, err := regexp.Compile(parts[1])
 	if err != nil {
@@ -79,13 +81,14 @@ func parseRule(line string) (*rule, error) {
 	return &rule{kind: parts[0], pattern: pattern, why: parts[2]}, nil
 }
 
-// settle makes rules of kind noSysResource what they are on a machine with or without the capability.
-func (list rules) settle(sysResource bool) (settled rules) {
+// settle makes rules of kind noSysResource what they are on a machine with or without the capability, and those of kind oneNode what they are on a cluster
+// with or without other nodes.
+func (list rules) settle(sysResource, single bool) (settled rules) {
 	for _, r := range list {
-		if r.kind == noSysResource {
-			if sysResource {
-				continue
-			}
+		if r.kind == noSysResource && sysResource || r.kind == oneNode && single {
+			continue
+		}
+		if r.kind == noSysResource || r.kind == oneNode {
 			r.kind = leaveOut
 		}
 		settled = append(settled, r)

@@ -35,15 +35,15 @@ func TestParseRulesRefuses(t *testing.T) {
 }
 
 func TestSettle(t *testing.T) {
-	const text = "no-sys-resource\tgrows\text4 cannot grow mounted\nskipped\tno VAC\tnot there\n"
-	for can, left := range map[bool]int{true: 1, false: 2} {
+	const text = "no-sys-resource\tgrows\text4 cannot grow mounted\none-node\tgroup\tof one node\nskipped\tno VAC\tnot there\n"
+	for _, c := range []struct{ can, single bool }{{}, {can: true}, {single: true}, {can: true, single: true}} {
 		list, err := parseRules(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = list.settle(can)
-		if out := list.find(leaveOut, "grows"); len(list) != left || (out == nil) != can {
-			t.Errorf("with the capability %v: %d rules, %v leaves out", can, len(list), out)
+		list = list.settle(c.can, c.single)
+		if grows, group := list.find(leaveOut, "grows"), list.find(leaveOut, "group"); (grows == nil) != c.can || (group == nil) != c.single {
+			t.Errorf("%+v: %d rules, %v and %v leave out", c, len(list), grows, group)
 		}
 	}
 }

@@ -127,6 +127,12 @@ seccompProfile:
 {{- if or (eq $v "true") (and (eq $v "auto") (include "rowan.haveSnapshotCRDs" .)) }}true{{ end }}
 {{- end }}
 
+{{- define "rowan.wantGroupSnapshotClass" -}}
+{{- $v := toString .Values.volumeGroupSnapshotClass.create -}}
+{{- $have := or .Values.snapshotController.install (.Capabilities.APIVersions.Has "groupsnapshot.storage.k8s.io/v1") -}}
+{{- if or (eq $v "true") (and (eq $v "auto") $have) }}true{{ end }}
+{{- end }}
+
 {{/* Folders of the host that members are in, besides what is below /var/lib/rowan: a list, sorted, without doubles. */}}
 {{- define "rowan.memberDirectories" -}}
 {{- $found := list }}

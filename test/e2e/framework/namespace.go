@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	groupsnapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 
 	rowanv1alpha1 "github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
@@ -106,6 +107,9 @@ func (f *Flow) dump() {
 		"pools.rowan.storage":          {&rowanv1alpha1.PoolList{}, nil},
 		"localvolumes.rowan.storage":   {&rowanv1alpha1.LocalVolumeList{}, nil},
 		"localsnapshots.rowan.storage": {&rowanv1alpha1.LocalSnapshotList{}, nil},
+		"localsnapshotgroups":          {&rowanv1alpha1.LocalSnapshotGroupList{}, nil},
+		"volumegroupsnapshots":         {&groupsnapshotv1.VolumeGroupSnapshotList{}, []client.ListOption{in}},
+		"volumegroupsnapshotcontents":  {&groupsnapshotv1.VolumeGroupSnapshotContentList{}, nil},
 	} {
 		err := f.List(ctx, of.list, of.in...)
 		var b []byte

@@ -99,7 +99,7 @@ func TestManifest(t *testing.T) {
 			t.Errorf("the suite has no capability %q", c)
 		}
 	}
-	for _, file := range []string{d.StorageClass.FromFile, d.SnapshotClass.FromFile} {
+	for _, file := range []string{d.StorageClass.FromFile, d.SnapshotClass.FromFile, d.GroupSnapshotClass.FromFile} {
 		if _, err := os.Stat(file); err != nil {
 			t.Error(err)
 		}
@@ -144,20 +144,22 @@ func TestClasses(t *testing.T) {
 	if class.Provisioner != driverName {
 		t.Errorf("the StorageClass' provisioner is %q", class.Provisioner)
 	}
-	var snapshots struct {
-		APIVersion, Kind       string
-		Metadata               struct{ Name string }
-		Driver, DeletionPolicy string
-		Parameters             map[string]string
-	}
-	text, err := os.ReadFile("vsc.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.UnmarshalStrict(text, &snapshots); err != nil {
-		t.Fatal(err)
-	}
-	if snapshots.Driver != driverName || snapshots.Kind != "VolumeSnapshotClass" {
-		t.Errorf("vsc.yaml is %+v", snapshots)
+	for file, kind := range map[string]string{"vsc.yaml": "VolumeSnapshotClass", "vgsc.yaml": "VolumeGroupSnapshotClass"} {
+		var snapshots struct {
+			APIVersion, Kind       string
+			Metadata               struct{ Name string }
+			Driver, DeletionPolicy string
+			Parameters             map[string]string
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.UnmarshalStrict(text, &snapshots); err != nil {
+			t.Fatal(err)
+		}
+		if snapshots.Driver != driverName || snapshots.Kind != kind {
+			t.Errorf("%s is %+v", file, snapshots)
+		}
 	}
 }
