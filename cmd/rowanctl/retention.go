@@ -144,10 +144,16 @@ func readPolicy(file string) (*policyFile, error) {
 	default:
 		return nil, fmt.Errorf("%s: read policy: it is a %s; a SnapshotPolicy, a ClusterSnapshotPolicy or a spec is wanted", file, object.Kind)
 	}
-	spec, err := retention.DecodePolicy(data)
+	var cluster retention.ClusterPolicy
+	if object.Kind == "ClusterSnapshotPolicy" {
+		cluster, err = retention.DecodeClusterPolicy(data)
+	} else {
+		cluster.Policy, err = retention.DecodePolicy(data)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+	spec := cluster.Policy // the list's snapshots are taken to be of namespaces that are chosen
 	if object.Kind == "" && object.Selector == nil {
 		spec.Selector.MatchAll = true
 	}

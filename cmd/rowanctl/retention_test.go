@@ -13,6 +13,7 @@ func TestRetentionPlan(t *testing.T) {
 	script := "retention plan testdata/retention/list.json --policy testdata/retention/policy.yaml\n" +
 		"retention plan testdata/retention/list.json --policy testdata/retention/policy.yaml --policy-uid p-1 --now 2027-06-01T00:00:00Z\n" +
 		"retention plan testdata/retention/list.json --policy testdata/retention/object.yaml -o json\n" +
+		"retention plan testdata/retention/list.json --policy testdata/retention/cluster.yaml\n" +
 		"retention plan testdata/retention/list.json --policy testdata/retention/wrong.yaml\n" +
 		"retention plan testdata/retention/list.json --policy testdata/retention/misspelt.yaml\n" +
 		"retention plan testdata/retention/policy.yaml --policy testdata/retention/policy.yaml\n" +

@@ -182,9 +182,6 @@ func (c *checker) policy(p *Policy) {
 	c.between("maxConcurrent", or(p.MaxConcurrent, DefaultConcurrent), 1, MaxConcurrent)
 	oneOf(c, "adopt", p.Adopt, AdoptNone, AdoptByName)
 	oneOf(c, "deletionPolicy", p.DeletionPolicy, DeletionOrphan, DeletionDelete)
-	if p.PruneWhileSuspended && !p.Suspend {
-		c.addf("pruneWhileSuspended", "is set, but suspend is not")
-	}
 }
 
 func (c *checker) template(t *Template) {
@@ -227,8 +224,8 @@ func (c *checker) retention(path string, r *Retention, own bool) {
 		c.between(path+".poolPressure.abovePercent", pp.AbovePercent, 1, 99)
 		c.between(path+".poolPressure.untilPercent", pp.UntilPercent, 1, 99)
 		c.duration(path+".poolPressure.minAge", pp.MinAge, MaxDuration)
-		if pp.UntilPercent > pp.AbovePercent {
-			c.addf(path+".poolPressure.untilPercent", "is %d, above abovePercent, which is %d", pp.UntilPercent, pp.AbovePercent)
+		if pp.UntilPercent >= pp.AbovePercent {
+			c.addf(path+".poolPressure.untilPercent", "is %d, not below abovePercent, which is %d", pp.UntilPercent, pp.AbovePercent)
 		}
 	}
 	if a := r.AfterSourceDeleted; a != nil {

@@ -17,6 +17,8 @@ func AddToScheme(s *runtime.Scheme) error {
 		&LocalVolume{}, &LocalVolumeList{},
 		&LocalSnapshot{}, &LocalSnapshotList{},
 		&LocalSnapshotGroup{}, &LocalSnapshotGroupList{},
+		&SnapshotPolicy{}, &SnapshotPolicyList{},
+		&ClusterSnapshotPolicy{}, &ClusterSnapshotPolicyList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
