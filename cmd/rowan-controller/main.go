@@ -1,5 +1,5 @@
-// Command rowan-controller looks after what is not one node's business: which nodes have pools, nodes that are gone, disks that moved, and where a
-// restored volume is made. Any number of replicas run; one of them, which holds the lease, works.
+// Command rowan-controller looks after what is not one node's business: which nodes have pools, nodes that are gone, disks that moved, where a
+// restored volume is made, and snapshots by policy. Any number of replicas run; one of them, which holds the lease, works.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	_ "time/tzdata" // policies name zones, and the image has none
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -60,7 +61,7 @@ func command() *cobra.Command {
 	o := options{Config: kit.DefaultConfig}
 	cmd := &cobra.Command{
 		Use:           name + " [flags]",
-		Short:         "Rowan's controllers of pools, lost nodes and placement",
+		Short:         "Rowan's controllers of pools, lost nodes, placement and snapshot policies",
 		Version:       version,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -77,6 +78,8 @@ func command() *cobra.Command {
 		"how long a Node must be gone and its agent silent, until its volumes are NodeLost")
 	f.DurationVar(&o.UnselectedAfter, "unselected-after", o.UnselectedAfter,
 		"how long a PoolSet must not have chosen a node, until that node's empty pool is given up")
+	f.BoolVar(&o.SnapshotPolicies, "snapshot-policies", o.SnapshotPolicies,
+		"carry out SnapshotPolicies and ClusterSnapshotPolicies, once the definitions of VolumeSnapshots are installed")
 	f.Float32Var(&o.qps, "kube-api-qps", 100, "requests a second to the API server")
 	f.IntVar(&o.burst, "kube-api-burst", 200, "requests to the API server at once")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)

@@ -34,7 +34,7 @@ func TestComplete(t *testing.T) {
 // The flags that the chart gives.
 func TestFlags(t *testing.T) {
 	cmd := command()
-	for _, flag := range []string{"leader-elect", "namespace", "health-address", "metrics-address", "node-lost-after", "v"} {
+	for _, flag := range []string{"leader-elect", "namespace", "health-address", "metrics-address", "node-lost-after", "snapshot-policies", "v"} {
 		if cmd.Flags().Lookup(flag) == nil {
 			t.Errorf("no flag --%s", flag)
 		}

@@ -18,10 +18,10 @@ import (
 	"github.com/rowan-csi/rowan/pkg/volume/local"
 )
 
-// Renew says once that the agent lives, and which pools it found that no Pool of its node stands for. The lease is the agent's own: the only object that
+// Renew says once that the agent lives, which pools it found that no Pool of its node stands for, and how full the others are. The lease is the agent's own: the only object that
 // it makes.
 func (a *Agent) Renew(ctx context.Context) error {
-	foreign, ferr := a.foreignPools(ctx)
+	foreign, usage, ferr := a.tellPools(ctx)
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.AgentLease(a.cfg.Node), Namespace: a.cfg.Namespace}}
 	err := a.reader.Get(ctx, client.ObjectKeyFromObject(lease), lease)
 	missing := apierrors.IsNotFound(err)
@@ -33,6 +33,7 @@ func (a *Agent) Renew(ctx context.Context) error {
 	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &a.cfg.Node, &seconds, &now
 	if ferr == nil {
 		metav1.SetMetaDataAnnotation(&lease.ObjectMeta, v1alpha1.ForeignPools, strings.Join(foreign, ","))
+		metav1.SetMetaDataAnnotation(&lease.ObjectMeta, v1alpha1.PoolUsageAnnotation, usage)
 	}
 	if missing {
 		err = a.client.Create(ctx, lease)
@@ -45,26 +46,31 @@ func (a *Agent) Renew(ctx context.Context) error {
 	return errors.Join(ferr, err)
 }
 
-// foreignPools are the UUIDs of pools that are open here and that no Pool of this node stands for.
-func (a *Agent) foreignPools(ctx context.Context) (list []string, err error) {
+// tellPools are the UUIDs of pools that are open here and that no Pool of this node stands for, and how full those are that one stands for.
+func (a *Agent) tellPools(ctx context.Context) (foreign []string, usage string, err error) {
 	open, err := a.engine.Pools(ctx)
 	if err != nil {
-		return nil, local.Translate(err)
+		return nil, "", local.Translate(err)
 	}
 	var ps v1alpha1.PoolList
 	if err := a.client.List(ctx, &ps); err != nil {
-		return nil, fmt.Errorf("list this node's pools: %w", err)
+		return nil, "", fmt.Errorf("list this node's pools: %w", err)
 	}
+	var full []v1alpha1.PoolUsage
 	for _, p := range open {
 		mine := slices.ContainsFunc(ps.Items, func(o v1alpha1.Pool) bool {
 			return o.Status.UUID == p.ID || o.Status.UUID == "" && o.Name == p.Name
 		})
+		if mine && p.Size > 0 {
+			full = append(full, v1alpha1.PoolUsage{Pool: p.Name, Used: p.Used + p.Reserved, Size: p.Size})
+		}
 		if !mine && p.ID != "" {
-			list = append(list, p.ID)
+			foreign = append(foreign, p.ID)
 		}
 	}
-	slices.Sort(list)
-	return list, nil
+	slices.Sort(foreign)
+	slices.SortFunc(full, func(a, b v1alpha1.PoolUsage) int { return strings.Compare(a.Pool, b.Pool) })
+	return foreign, v1alpha1.PoolUsageText(full), nil
 }
 
 // KeepNode corrects the Node's topology label, and takes the taint off it that kept pods away until pool and driver serve, if they do: serving

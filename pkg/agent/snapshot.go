@@ -149,6 +149,7 @@ func (r snapshots) made(ctx context.Context, s *v1alpha1.LocalSnapshot, info eng
 			s.Status.Cut = &v1alpha1.Cut{
 				CreationTime: metav1.NewMicroTime(info.CreatedAt.Truncate(1000)), FSType: fsType,
 				Size: *resource.NewQuantity(sizing.Size, resource.BinarySI), Requested: *resource.NewQuantity(sizing.Requested, resource.BinarySI),
+				Owned: resource.NewQuantity(info.Owned, resource.BinarySI),
 			}
 		}
 		c.yes(v1alpha1.Created, v1alpha1.ReasonDone, "")

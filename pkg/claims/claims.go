@@ -131,6 +131,15 @@ func SourceKey(claim *corev1.PersistentVolumeClaim) string {
 	return Key(kind, namespace, name)
 }
 
+// SnapshotOf is the namespace and name, with a slash between, of the snapshot that a claim is made from; "": none.
+func SnapshotOf(claim *corev1.PersistentVolumeClaim) string {
+	kind, namespace, name := reference(claim)
+	if kind != KindSnapshot {
+		return ""
+	}
+	return namespace + "/" + name
+}
+
 // Source is where a claim's source is; nil: not known (yet), or not ours.
 func (f *Finder) Source(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*Location, error) {
 	kind, namespace, name := reference(claim)

@@ -26,6 +26,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/controller/poolmove"
 	"github.com/rowan-csi/rowan/pkg/controller/poolset"
 	"github.com/rowan-csi/rowan/pkg/controller/selectednode"
+	"github.com/rowan-csi/rowan/pkg/controller/snapshotpolicy"
 	"github.com/rowan-csi/rowan/pkg/controller/storageprofile"
 )
 
@@ -43,6 +44,9 @@ func All(k *kit.Kit) []Controller {
 		lostnode.New(k, agents),
 		selectednode.New(k),
 		storageprofile.New(k),
+	}
+	if k.SnapshotPolicies {
+		all = append(all, snapshotpolicy.New(k))
 	}
 	for _, kind := range kit.Kinds {
 		all = append(all, finalizer.New(k, kind))

@@ -66,6 +66,33 @@ func (ru *Rules) Next(source string, now time.Time) time.Time {
 	return first
 }
 
+// Tick is a schedule's calendar, whatever the source: jitter is not in it.
+type Tick struct {
+	Name string
+	When string    // the expression and its zone: the same as long as the calendar is
+	Next time.Time // zero: none, or the schedule is wrong
+}
+
+// Ticks of all schedules, in the policy's order.
+func (ru *Rules) Ticks(now time.Time) []Tick {
+	ticks := make([]Tick, len(ru.schedules))
+	for i := range ru.schedules {
+		s := &ru.schedules[i]
+		zone := s.TimeZone
+		if zone == "" {
+			zone = ru.policy.TimeZone
+		}
+		if zone == "" {
+			zone = "UTC"
+		}
+		ticks[i] = Tick{Name: s.Name, When: s.Cron + " " + zone}
+		if s.cron != nil {
+			ticks[i].Next = s.cron.Next(now)
+		}
+	}
+	return ticks
+}
+
 // Run says what is to be begun for a source now, nil if nothing. All that is due is one snapshot: two of one moment would be equal.
 // history has an entry for each schedule that has snapshots; one without counts from the zero time and is caught up.
 func (ru *Rules) Run(policyUID, source string, history map[string]History, now time.Time) *Run {

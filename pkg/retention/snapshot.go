@@ -57,6 +57,9 @@ func (s *Snapshot) requested() time.Time {
 // ready says that it satisfies rules.
 func (s *Snapshot) ready() bool { return s.Ready && !s.CreatedAt.IsZero() }
 
+// InMaking says that a snapshot may still become ready by itself: it has neither failed nor is it on its way out.
+func (s *Snapshot) InMaking(now time.Time) bool { return !s.ready() && !s.Deleting && !s.failed(now) }
+
 func (s *Snapshot) ahead(now time.Time) bool {
 	limit := now.Add(SkewLimit)
 	return s.CreatedAt.After(limit) || s.RequestedAt.After(limit)

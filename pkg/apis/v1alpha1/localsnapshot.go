@@ -42,6 +42,9 @@ type Cut struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=32
 	FSType string `json:"fsType,omitempty"`
+	// Owned is what was written since the snapshot before it, as it was at the cut: about what deleting it frees once that is written again.
+	// +optional
+	Owned *resource.Quantity `json:"owned,omitempty"`
 }
 
 // LocalSnapshotStatus is the snapshot as it is.

@@ -26,6 +26,10 @@ type Config struct {
 	FinalizeAfter time.Duration
 	// ProbeEvery is how often it is looked for definitions (snapshots, CDI) that are not installed.
 	ProbeEvery time.Duration
+	// SnapshotPolicies says whether SnapshotPolicies are carried out here.
+	SnapshotPolicies bool
+	// SettleFor is how long a SnapshotPolicy waits for more events after one, so that many snapshots that become ready are one pass.
+	SettleFor time.Duration
 }
 
 // DefaultConfig is what the flags say when nobody sets them.
@@ -34,6 +38,9 @@ var DefaultConfig = Config{
 	UnselectedAfter: time.Minute,
 	FinalizeAfter:   10 * time.Second,
 	ProbeEvery:      30 * time.Second,
+
+	SnapshotPolicies: true,
+	SettleFor:        500 * time.Millisecond,
 }
 
 // Kit is what a controller works with.

@@ -3,7 +3,6 @@ package listing
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/retention"
@@ -127,51 +126,33 @@ func (c *cluster) list(snapshots []*object) (List, error) {
 
 func (c *cluster) snapshot(o *object) (s retention.Snapshot, source string, err error) {
 	m := &o.Metadata
-	key := o.key()
-	if o.Kind == "VolumeGroupSnapshot" {
-		key = "group " + key // a VolumeSnapshot may have the same name
-	}
-	s = retention.Snapshot{Key: key, Policy: m.Labels[retention.LabelPolicy], PolicyName: m.Annotations[retention.AnnotationPolicy],
-		CreatedAt: o.Status.CreationTime.Time, RequestedAt: m.CreationTimestamp, Deleting: m.DeletionTimestamp != nil, InUse: c.uses[o.key()]}
+	f := retention.Facts{Namespace: m.Namespace, Name: m.Name, IsGroup: o.Kind == "VolumeGroupSnapshot", Labels: m.Labels, Annotations: m.Annotations,
+		Created: m.CreationTimestamp, Deleting: m.DeletionTimestamp != nil, CutAt: o.Status.CreationTime.Time, UsedBy: c.uses[o.key()]}
 	if o.Status.ReadyToUse != nil {
-		s.Ready = *o.Status.ReadyToUse && !s.CreatedAt.IsZero()
+		f.Ready = *o.Status.ReadyToUse
 	}
 	if o.Status.Error != nil {
-		s.Error = o.Status.Error.Message
-		if s.Error == "" {
-			s.Error = "no message"
-		}
-	}
-	if why, held := m.Annotations[retention.AnnotationHold]; held {
-		s.Hold = why
-		if why == "" {
-			s.Hold = "held"
-		}
+		f.Error = &o.Status.Error.Message
 	}
 	for _, owner := range m.OwnerReferences {
 		if owner.Kind == "VolumeGroupSnapshot" {
-			s.InUse = append(s.InUse, "VolumeGroupSnapshot "+owner.Name)
+			f.Groups = append(f.Groups, owner.Name)
 		}
 	}
-	if g := o.Status.VolumeGroupSnapshotName; g != "" && len(m.OwnerReferences) == 0 {
-		s.InUse = append(s.InUse, "VolumeGroupSnapshot "+g)
+	if g := o.Status.VolumeGroupSnapshotName; g != "" && len(f.Groups) == 0 {
+		f.Groups = append(f.Groups, g)
 	}
 	if content := c.contents[o.Status.BoundVolumeSnapshotContentName]; content != nil {
-		_, s.Making = content.Metadata.Annotations[beingCreated]
+		_, f.Making = content.Metadata.Annotations[beingCreated]
 	}
-	runs, err := retention.ParseRuns(m.Annotations[retention.AnnotationSchedules])
-	if err != nil {
-		return s, "", fmt.Errorf("%w: snapshot %s, annotation %s: %w", ErrFormat, s.Key, retention.AnnotationSchedules, err)
+	f.Source, source = c.source(o)
+	if s, _, err = f.Snapshot(); err != nil {
+		return s, "", fmt.Errorf("%w: snapshot %s, %w", ErrFormat, s.Key, err)
 	}
-	for name := range runs {
-		s.Schedules = append(s.Schedules, name)
-	}
-	slices.Sort(s.Schedules)
-	s.Source, source = c.source(o)
 	return s, source, nil
 }
 
-// source is the key and the name of what an object is a snapshot of. Without our annotation the PVC's UID tells, without the PVC its name.
+// source is the key and the name of what an object is a snapshot of, where our annotation does not tell: the PVC's UID, without the PVC its name.
 func (c *cluster) source(o *object) (key, name string) {
 	from := o.Spec.Source
 	switch {
@@ -187,9 +168,6 @@ func (c *cluster) source(o *object) (key, name string) {
 	}
 	if key == "" {
 		key = name
-	}
-	if given := o.Metadata.Annotations[retention.AnnotationSource]; given != "" {
-		key = given
 	}
 	return key, name
 }
