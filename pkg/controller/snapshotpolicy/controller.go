@@ -135,7 +135,10 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return c.finish(ctx, p, mem)
 	}
 	if !c.snapshots.Load() {
+		ps := newPass(c, p, mem)
+		ps.dateSchedules()
 		return reconcile.Result{}, c.patchStatus(ctx, p, func(s *v1alpha1.SnapshotPolicyStatus) {
+			s.Schedules = ps.schedules(nil) // what is due from now on is made up for
 			c.ready(p, false, v1alpha1.ReasonNotInstalled, "the definitions of VolumeSnapshots are not installed: nothing is taken or pruned; "+
 				"install them with the snapshot-controller (chart value snapshotController.install)")
 		})

@@ -41,7 +41,7 @@ type pass struct {
 	plan      retention.Plan
 	decided   map[string][]*retention.Decision // of sources with something to prune
 	taken     int
-	pruned    int
+	paused    time.Time // the brake is on until then, and something is to be pruned
 	next      time.Time // when to look again
 }
 

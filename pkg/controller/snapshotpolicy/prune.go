@@ -35,8 +35,8 @@ func (ps *pass) prune(ctx context.Context) error {
 	if len(order) == 0 || !ps.p.prunesNow() {
 		return nil
 	}
-	if until := ps.braked(); !until.IsZero() {
-		ps.soon(until)
+	if ps.paused = ps.braked(); !ps.paused.IsZero() {
+		ps.soon(ps.paused)
 		return nil
 	}
 	if same, err := ps.policyIsAsSeen(ctx); err != nil || !same {
@@ -210,7 +210,6 @@ func (ps *pass) told(ctx context.Context, gone []*retention.Decision) {
 	if len(gone) == 0 {
 		return
 	}
-	ps.pruned += len(gone)
 	reasons := map[retention.Reason]int{}
 	for _, d := range gone {
 		o := ps.byKey[d.Snapshot.Key]

@@ -88,18 +88,25 @@ func (ps *pass) counts(s *v1alpha1.SnapshotPolicyStatus, problems []v1alpha1.Sou
 		}
 	}
 	s.LastSuccessTime = timeOrNil(success)
-	var schedules []v1alpha1.ScheduleStatus
 	var next time.Time
 	for _, t := range ps.ticks {
-		schedules = append(schedules, v1alpha1.ScheduleStatus{Name: cut(t.Name, 63), When: cut(t.When, 200), Since: ps.since[t.Name],
-			LastRunTime: timeOrNil(last[t.Name]), NextRunTime: timeOrNil(t.Next)})
 		if ps.p.takes() && !t.Next.IsZero() && (next.IsZero() || t.Next.Before(next)) {
 			next = t.Next
 		}
 	}
-	s.Schedules, s.NextRunTime = schedules, timeOrNil(next)
+	s.Schedules, s.NextRunTime = ps.schedules(last), timeOrNil(next)
 	s.Sources = v1alpha1.SourcesStatus{Selected: int32(len(ps.ch.order)), OptedOut: int32(ps.ch.optedOut), Gone: int32(len(ps.gone)),
 		Failing: int32(len(problems)), Problems: problems[:min(len(problems), maxProblems)]}
+}
+
+// schedules of the policy, and when each last had a snapshot begun.
+func (ps *pass) schedules(last map[string]time.Time) []v1alpha1.ScheduleStatus {
+	var list []v1alpha1.ScheduleStatus
+	for _, t := range ps.ticks {
+		list = append(list, v1alpha1.ScheduleStatus{Name: cut(t.Name, 63), When: cut(t.When, 200), Since: ps.since[t.Name],
+			LastRunTime: timeOrNil(last[t.Name]), NextRunTime: timeOrNil(t.Next)})
+	}
+	return list
 }
 
 // planStatus is what is left to prune after the pass.
@@ -191,6 +198,16 @@ func (ps *pass) notices() {
 			continue
 		}
 		lines[n.Type] = append(lines[n.Type], n.Message)
+	}
+	if !ps.paused.IsZero() {
+		waiting := 0
+		for i := range ps.plan.Decisions {
+			if a := ps.plan.Decisions[i].Action; a == retention.Prune || a == retention.Wait {
+				waiting++
+			}
+		}
+		lines[retention.NoticePruneBraked] = []string{fmt.Sprintf("%d snapshots are to be pruned, at most %d in a pass: the next pass that prunes is at %s; if the "+
+			"policy was edited wrongly, put it right before", waiting, ps.plan.Limit, ps.paused.UTC().Format(time.RFC3339))}
 	}
 	for t, kind := range map[retention.NoticeType]string{retention.NoticeClockSkew: v1alpha1.ClockSkew, retention.NoticePruneBraked: v1alpha1.PruneBraked,
 		retention.NoticeNoRetention: v1alpha1.NoRetention, retention.NoticePoolPressure: v1alpha1.PoolPressure} {

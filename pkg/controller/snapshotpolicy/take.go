@@ -269,6 +269,6 @@ func (ps *pass) tell(s *src, reason, message string) {
 		return
 	}
 	for _, claim := range s.claims {
-		ps.c.Events.Eventf(claim, nil, corev1.EventTypeWarning, reason, "Snapshot", "%s takes no snapshot: %s", ps.p.title(), message)
+		ps.c.Events.Eventf(claim, ps.p.obj, corev1.EventTypeWarning, reason, "Snapshot", "%s takes no snapshot: %s", ps.p.title(), message)
 	}
 }

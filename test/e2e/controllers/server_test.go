@@ -133,6 +133,13 @@ func (w *world) create(objects ...client.Object) {
 // run a replica of rowan-controller as its service account, until stop. elect: it works while it holds the lease; else at once.
 func (w *world) run(elect bool) (stop func()) {
 	w.t.Helper()
+	stop, _ = w.runWith(elect, nil)
+	return stop
+}
+
+// runWith runs a replica whose client is wrapped, and says when it has ended.
+func (w *world) runWith(elect bool, wrap func(client.WithWatch) client.WithWatch) (stop func(), ended <-chan struct{}) {
+	w.t.Helper()
 	user := rest.CopyConfig(w.admin)
 	user.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + namespace + ":rowan-controller",
 		Groups: []string{"system:serviceaccounts", "system:authenticated"}}
@@ -144,15 +151,25 @@ func (w *world) run(elect bool) (stop func()) {
 		LeaderElection: elect, LeaderElectionID: "rowan-controller", LeaderElectionNamespace: namespace,
 		LeaseDuration: &lease, RenewDeadline: &renew, RetryPeriod: &retry,
 		Controller: config.Controller{SkipNameValidation: &again}, // several replicas in one process
+		NewClient: func(cfg *rest.Config, o client.Options) (client.Client, error) {
+			c, err := client.NewWithWatch(cfg, o)
+			if err != nil || wrap == nil {
+				return c, err
+			}
+			return wrap(c), nil
+		},
 	})
 	w.must(err)
 	k := &kit.Kit{Config: kit.DefaultConfig, Client: m.GetClient(), Live: m.GetAPIReader(), Events: m.GetEventRecorder("rowan-controller"),
 		Clock: w.clock}
-	k.Namespace, k.ProbeEvery, k.UnselectedAfter = namespace, 200*time.Millisecond, time.Second
+	k.Namespace, k.ProbeEvery, k.UnselectedAfter, k.SettleFor = namespace, 200*time.Millisecond, time.Second, 10*time.Millisecond
 	ctx, cancel := context.WithCancel(w.t.Context())
 	w.must(controller.Register(ctx, m, k))
-	done := make(chan error, 1)
-	go func() { done <- m.Start(ctx) }()
+	done, over := make(chan error, 1), make(chan struct{})
+	go func() {
+		done <- m.Start(ctx)
+		close(over)
+	}()
 	stopped := false
 	stop = func() {
 		if stopped {
@@ -165,7 +182,7 @@ func (w *world) run(elect bool) (stop func()) {
 		}
 	}
 	w.t.Cleanup(stop)
-	return stop
+	return stop, over
 }
 
 // until cond holds, or the deadline is over.
