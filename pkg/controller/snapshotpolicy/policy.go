@@ -85,8 +85,7 @@ func (p *policy) presses() bool {
 func (p *policy) prunesNow() bool {
 	return !p.spec.DryRun && (!p.spec.Suspend || p.spec.PruneWhileSuspended)
 }
-func (p *policy) takes() bool                    { return !p.spec.DryRun && !p.spec.Suspend }
-func (p *policy) conditions() []metav1.Condition { return p.status.Conditions }
+func (p *policy) takes() bool { return !p.spec.DryRun && !p.spec.Suspend }
 
 // parseAnnotation reads annotation.
 func parseAnnotation(text string) (client.ObjectKey, bool) {
