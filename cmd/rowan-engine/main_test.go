@@ -257,7 +257,7 @@ func TestEngineOutlivesItself(t *testing.T) {
 	}
 	io.close()
 	n.ok(n.client.Detach(ctx, "p", "v"))
-	_, err = n.client.RollbackVolume(ctx, "p", "v", "s0")
+	_, err = n.client.RollbackVolume(ctx, "p", "v", "s0", "")
 	n.ok(err)
 	n.check()
 	n.ok(n.client.DeleteVolume(ctx, "p", "v"))

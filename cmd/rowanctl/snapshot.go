@@ -181,7 +181,7 @@ func (a *app) snapshotRollback(pool *string) *cobra.Command {
 				err := s.wait("rolling back to "+args[0], func() error {
 					i, err := s.Snapshot(ctx, pool, args[0])
 					if err == nil {
-						v, err = s.RollbackVolume(ctx, pool, i.Volume, args[0])
+						v, err = s.RollbackVolume(ctx, pool, i.Volume, args[0], "")
 					}
 					return err
 				})

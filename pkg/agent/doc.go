@@ -7,6 +7,7 @@
 //   - Nothing is made on the word of the cache: right before a volume, snapshot or pool is made, its object is read from the API server. What was
 //     Created once is never made again: where the engine has it no more, it is Lost, until the engine has it again.
 //   - A snapshot is cut before spec.notAfter or not at all.
+//   - A volume is rolled back once for a token of spec.rollback, while it is held and not staged (see rollBack).
 //   - Every step may be the last: whatever was done before a kill is found in the engine, and the object's status follows from what the engine has.
 //     Status is written where it changes, in patches that fail when somebody else wrote meanwhile.
 //   - While the engine does not answer, conditions stay as they are and the work is tried again.

@@ -26,6 +26,9 @@ type Engine interface {
 	ClosePool(ctx context.Context, name string) error
 	AddMember(ctx context.Context, pool string, s engine.MemberSpec) (engine.PoolInfo, error)
 	ChangeVolume(ctx context.Context, pool, name string, change engine.VolumeChange) (engine.VolumeInfo, error)
+	HoldVolume(ctx context.Context, pool, volume, holder string) (engine.VolumeInfo, error)
+	ReleaseVolume(ctx context.Context, pool, volume, holder string) (engine.VolumeInfo, error)
+	RollbackVolume(ctx context.Context, pool, volume, snapshot, holder string) (engine.VolumeInfo, error)
 }
 
 var _ Engine = (*rpc.Client)(nil)

@@ -41,9 +41,24 @@ func (n *Node) Attach(ctx context.Context, id volume.VolumeID, readOnly bool) (s
 		if err := n.check(ctx, id, v); err != nil {
 			return "", err
 		}
-		defer n.agent.lookAt(ctx, v)
+		defer n.agent.lookAt(ctx, v) // also where it is held: perhaps by what was given up
+	} else if err := n.letGo(ctx, id); err != nil {
+		return "", err
 	}
 	return n.Node.Attach(ctx, id, readOnly)
+}
+
+// letGo ends the hold of an orphan: with its object the rollback is gone that it was held for.
+func (n *Node) letGo(ctx context.Context, id volume.VolumeID) error {
+	v, err := n.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	info, err := n.agent.engine.Volume(ctx, v.Pool, id.String())
+	if by := info.Hold().By; err == nil && by != "" {
+		_, err = n.agent.engine.ReleaseVolume(ctx, v.Pool, id.String(), by)
+	}
+	return local.Translate(err)
 }
 
 // Detach implements volume.Node. Whatever became of the object, what is attached may be detached.

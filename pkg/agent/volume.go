@@ -15,6 +15,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/engine"
 	"github.com/rowan-csi/rowan/pkg/volume"
 	"github.com/rowan-csi/rowan/pkg/volume/local"
+	"github.com/rowan-csi/rowan/pkg/volume/reason"
 )
 
 // volumes carries out LocalVolumes.
@@ -150,6 +151,14 @@ func (r volumes) follow(ctx context.Context, v *v1alpha1.LocalVolume, info engin
 		info = grown
 	}
 	cerr := r.change(ctx, v, info)
+	info, rerr := r.rollBack(ctx, v, info)
+	switch {
+	case rerr == errChanged:
+		return reconcile.Result{}, nil
+	case errors.Is(rerr, errChanged):
+		return reconcile.Result{}, rerr
+	}
+	rolled := v.Status.Rollback
 	// After the growth: whoever attaches later sees the new size by itself, whoever was attached before is seen here.
 	attached, aerr := r.attached(ctx, v)
 	lost := is(v, v1alpha1.Lost)
@@ -173,6 +182,7 @@ func (r volumes) follow(ctx context.Context, v *v1alpha1.LocalVolume, info engin
 		case !unanswered(cerr):
 			c.failed(v1alpha1.Modified, cerr)
 		}
+		reportRollback(v, c, info, rerr)
 		switch {
 		case aerr == nil && attached:
 			c.yes(v1alpha1.Attached, v1alpha1.ReasonAttached, "")
@@ -183,7 +193,13 @@ func (r volumes) follow(ctx context.Context, v *v1alpha1.LocalVolume, info engin
 	if lost && werr == nil {
 		r.events.Eventf(v, nil, corev1.EventTypeNormal, "VolumeFound", "Serve", "the engine has the volume again")
 	}
-	return reconcile.Result{}, errors.Join(gerr, cerr, aerr, werr)
+	if werr == nil {
+		r.tellRollback(rolled, v)
+	}
+	if errors.Is(rerr, volume.ErrInUse) || rerr != nil && reason.Final(reason.Of(rerr)) {
+		return r.again(), errors.Join(gerr, cerr, aerr, werr) // a detach, or a change of spec, brings it here sooner
+	}
+	return reconcile.Result{}, errors.Join(gerr, cerr, aerr, rerr, werr)
 }
 
 // grow makes a volume as large as its spec says.

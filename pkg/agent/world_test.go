@@ -389,6 +389,18 @@ func (e *faulty) CreateSnapshotGroup(ctx context.Context, pool string, s engine.
 	return faultyCall(e, "CreateSnapshotGroup", func() ([]engine.SnapshotInfo, error) { return e.Client.CreateSnapshotGroup(ctx, pool, s) })
 }
 
+func (e *faulty) HoldVolume(ctx context.Context, pool, name, holder string) (engine.VolumeInfo, error) {
+	return faultyCall(e, "HoldVolume", func() (engine.VolumeInfo, error) { return e.Client.HoldVolume(ctx, pool, name, holder) })
+}
+
+func (e *faulty) ReleaseVolume(ctx context.Context, pool, name, holder string) (engine.VolumeInfo, error) {
+	return faultyCall(e, "ReleaseVolume", func() (engine.VolumeInfo, error) { return e.Client.ReleaseVolume(ctx, pool, name, holder) })
+}
+
+func (e *faulty) RollbackVolume(ctx context.Context, pool, name, snapshot, holder string) (engine.VolumeInfo, error) {
+	return faultyCall(e, "RollbackVolume", func() (engine.VolumeInfo, error) { return e.Client.RollbackVolume(ctx, pool, name, snapshot, holder) })
+}
+
 func (e *faulty) DeleteSnapshot(ctx context.Context, pool, name string) error {
 	return e.f.around("engine DeleteSnapshot", func() error { return e.Client.DeleteSnapshot(ctx, pool, name) })
 }

@@ -242,7 +242,7 @@ func (g *guests) rollback(snapshot string, inc int) error {
 			return err
 		}
 		m := g.begin(s, snapshot)
-		if _, err := g.RollbackVolume(context.Background(), s.name, snapshot); err != nil {
+		if _, err := g.RollbackVolume(context.Background(), s.name, snapshot, ""); err != nil {
 			return err
 		}
 		return g.changed(s, m)

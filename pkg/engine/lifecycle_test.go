@@ -32,7 +32,7 @@ func TestBadInput(t *testing.T) {
 		return err
 	}
 	grow := func(name string, size int64) error { _, err := p.GrowVolume(ctx, name, size); return err }
-	rollback := func(volume, snapshot string) error { _, err := p.RollbackVolume(ctx, volume, snapshot); return err }
+	rollback := func(volume, snapshot string) error { _, err := p.RollbackVolume(ctx, volume, snapshot, ""); return err }
 	open := func(name string) error { _, err := p.OpenVolume(ctx, name); return err }
 	for _, c := range []struct {
 		what string

@@ -176,7 +176,7 @@ func TestThickVolumesAreAdmitted(t *testing.T) {
 	refused("one clone too many", err)
 	fill(t, v, 2)
 	must(t, v.Close(ctx))
-	_, err = p.RollbackVolume(ctx, "v", "s")
+	_, err = p.RollbackVolume(ctx, "v", "s", "")
 	must(t, err)
 	p.jobsDone()
 	p.promises()

@@ -254,12 +254,17 @@ func (p *Pool) changeVolume(name string, change func(rec *format.Volume) error, 
 	if err := p.refusal(); err != nil {
 		return VolumeInfo{}, err
 	}
+	return p.commitChange(v, change, then)
+}
+
+// commitChange is changeVolume of a volume in hand, with ops held.
+func (p *Pool) commitChange(v *volume, change func(rec *format.Volume) error, then func(v *volume)) (VolumeInfo, error) {
 	rec := v.rec
 	rec.Labels = maps.Clone(rec.Labels)
 	if err := change(&rec); err != nil {
-		return VolumeInfo{}, fmt.Errorf("volume %q: %w", name, err)
+		return VolumeInfo{}, fmt.Errorf("volume %q: %w", rec.Name, err)
 	}
-	err = p.store.commitOne(func(b *batch) { b.put(format.VolumeKey(v.id), rec.Encode()) }, func() {
+	err := p.store.commitOne(func(b *batch) { b.put(format.VolumeKey(v.id), rec.Encode()) }, func() {
 		p.catalogue.mu.Lock()
 		v.rec = rec
 		p.catalogue.mu.Unlock()
@@ -268,26 +273,14 @@ func (p *Pool) changeVolume(name string, change func(rec *format.Volume) error, 
 		}
 	})
 	if err != nil {
-		return VolumeInfo{}, fmt.Errorf("change volume %q: %w", name, err)
+		return VolumeInfo{}, fmt.Errorf("change volume %q: %w", rec.Name, err)
 	}
 	return p.volumeInfo(v), nil
 }
 
 // SetVolumeLabels sets labels; an empty value removes one.
 func (p *Pool) SetVolumeLabels(ctx context.Context, name string, set map[string]string) (VolumeInfo, error) {
-	return p.changeVolume(name, func(rec *format.Volume) error {
-		if rec.Labels == nil {
-			rec.Labels = map[string]string{}
-		}
-		for k, v := range set {
-			if v == "" {
-				delete(rec.Labels, k)
-			} else {
-				rec.Labels[k] = v
-			}
-		}
-		return checkLabels(rec.Labels)
-	}, nil)
+	return p.changeVolume(name, func(rec *format.Volume) error { return setLabels(rec, set) }, nil)
 }
 
 // GrowVolume makes a volume larger, open or not. The new size is durable before the device shows it.
@@ -330,6 +323,9 @@ func (p *Pool) OpenVolume(ctx context.Context, name string) (*Volume, error) {
 	}
 	if v.open != nil {
 		return nil, fmt.Errorf("volume %q: %w: it is open already", name, ErrInUse)
+	}
+	if err := heldBy(v, ""); err != nil {
+		return nil, err
 	}
 	line := p.catalogue.lineageOf(p.catalogue.layers[v.rec.Layer])
 	if err := p.whole(ctx, line); err != nil {
@@ -418,13 +414,29 @@ func (p *Pool) closedVolume(name string) (*volume, error) {
 	return v, nil
 }
 
-// RollbackVolume puts a volume that is not open back to one of its snapshots. Newer snapshots survive; the volume keeps its present size.
-func (p *Pool) RollbackVolume(ctx context.Context, name, snapshotName string) (VolumeInfo, error) {
+// RollbackVolume puts a volume that is not open back to one of its snapshots. Newer snapshots survive; the volume keeps its present size: what lies
+// beyond the snapshot's is zero.
+//
+// holder is "", or who holds the volume. For a holder it is done once: the commit that rolls back says who asked and lets the volume go, so that asking
+// again, after the answer was lost, changes nothing and never takes back what was written since.
+func (p *Pool) RollbackVolume(ctx context.Context, name, snapshotName, holder string) (VolumeInfo, error) {
 	p.ops.Lock()
 	defer p.ops.Unlock()
-	v, err := p.closedVolume(name)
+	v, err := p.catalogue.volume(name)
 	if err != nil {
 		return VolumeInfo{}, err
+	}
+	if holder != "" && v.rec.Labels[labelRollbackBy] == holder {
+		return p.volumeInfo(v), nil // open or not: it was done before
+	}
+	if v, err = p.closedVolume(name); err == nil {
+		err = heldBy(v, holder)
+	}
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	if holder != "" && v.rec.Labels[labelHoldBy] == "" {
+		return VolumeInfo{}, fmt.Errorf("roll back volume %q: %w: %s does not hold it any more", name, ErrBusy, holder)
 	}
 	s, err := p.catalogue.snapshot(snapshotName)
 	if err != nil {
@@ -438,6 +450,11 @@ func (p *Pool) RollbackVolume(ctx context.Context, name, snapshotName string) (V
 	head := p.newHead(v.id, p.catalogue.layers[s.rec.Layer])
 	rec := v.rec
 	rec.Layer, rec.HasParent = head.id, true
+	if holder != "" {
+		if err := setLabels(&rec, rolled(holder, snapshotName, time.Now())); err != nil {
+			return VolumeInfo{}, fmt.Errorf("roll back volume %q: %w", name, err)
+		}
+	}
 	var r *retirement
 	err = p.store.commitOne(func(b *batch) {
 		b.put(format.LayerKey(head.id), head.rec.Encode())

@@ -36,6 +36,8 @@ const (
 	Resized = "Resized"
 	// Modified, of a LocalVolume: its mode and tidiness are the spec's. False with an ErrorReason: they could not be changed yet.
 	Modified = "Modified"
+	// RolledBack, of a LocalVolume: what spec.rollback asks for was done, or, after it, what was asked for last. False with an ErrorReason: not yet, and why.
+	RolledBack = "RolledBack"
 	// Attached, of a LocalVolume: it has a device on its node. True before it gets one, and False only after it has none.
 	Attached = "Attached"
 	// Lost: status said Created once, and the engine's pool has it no more. It is never made again, blank.
@@ -53,6 +55,10 @@ const (
 	MembersComplete = "MembersComplete"
 	// OrphansFound, of a Pool: it has volumes or snapshots that no object stands for. They are kept until somebody decides.
 	OrphansFound = "OrphansFound"
+	// Complete, of a VolumeRollback: it was carried out. False: not yet; the reason says what it waits for.
+	Complete = "Complete"
+	// Failed, of a VolumeRollback: it was given up, and the volume is as it was. Nothing is tried again.
+	Failed = "Failed"
 	// Unselected, of a Pool: its PoolSet does not choose its node any more. A pool with volumes stays; an empty one is given up.
 	Unselected = "Unselected"
 	// TemplateApplied, of a PoolSet: its pools are as its template says. False: they differ in what a pool that is there cannot change; the message names it.
@@ -79,6 +85,21 @@ const (
 	ReasonNotConfirmed = "NotConfirmed" // of DeletionNotConfirmed
 	ReasonAttached     = "Attached"
 	ReasonDetached     = "Detached"
+	ReasonHeld         = "Held" // of RolledBack=False: the volume is held, and waits for the word to go on
+)
+
+// The reasons of a VolumeRollback's conditions that are no ErrorReasons.
+const (
+	ReasonNoSnapshots     = "SnapshotsNotInstalled" // the cluster does not know VolumeSnapshots
+	ReasonNotReady        = "SnapshotNotReady"      // of the snapshot to go back to
+	ReasonWaitingForUsers = "VolumeInUse"           // the volume is attached
+	ReasonOther           = "OtherRollback"         // another rollback of the volume is under way
+	ReasonLocking         = "Locking"               // the node is asked to hold the volume
+	ReasonSafety          = "TakingSafetySnapshot"
+	ReasonRollingBack     = "RollingBack"
+	ReasonNotOfVolume     = "NotOfThisVolume" // the snapshot is of another volume
+	ReasonNotOurs         = "NotOurs"         // claim or snapshot is another driver's
+	ReasonClassRetains    = "ClassRetains"    // deleting the safety snapshot would leave its data behind
 )
 
 // ErrorReason is a condition's reason that stands for an error of package volume; package volume/reason has the table.

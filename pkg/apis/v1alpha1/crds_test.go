@@ -44,8 +44,8 @@ func crd(t *testing.T, plural string) *apiextensions.CustomResourceDefinition {
 // The API server accepts every definition, the cost of its rules included.
 func TestDefinitions(t *testing.T) {
 	files, err := filepath.Glob("crds/*.yaml")
-	if err != nil || len(files) != 7 {
-		t.Fatalf("%d definitions, %v; want one for each of 7 kinds", len(files), err)
+	if err != nil || len(files) != 8 {
+		t.Fatalf("%d definitions, %v; want one for each of 8 kinds", len(files), err)
 	}
 	for _, f := range files {
 		plural := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), "rowan.storage_"), ".yaml")
@@ -126,6 +126,10 @@ metadata: {name: group-1}
 spec:
   {nodeName: a, pool: p, poolUUID: u, csiName: g, notAfter: "2026-01-01T00:00:00.000000Z", members: [{volume: vol-1, snapshot: snap-1, csiName: s}]}
 `
+	volumeRollback = `
+metadata: {namespace: shop, name: before-upgrade}
+spec: {persistentVolumeClaimName: db, volumeSnapshotName: monday, whenInUse: Wait, safetySnapshot: {ttl: 24h, volumeSnapshotClassName: rowan}}
+`
 	pool = `
 metadata: {name: default-a}
 spec: {nodeName: a, poolSet: default, members: [{device: {path: /dev/sdb}}]}
@@ -140,6 +144,10 @@ func TestRules(t *testing.T) {
 		}
 		return strings.Replace(s, from, to, 1)
 	}
+	const (
+		asked = "fsType: xfs, rollback: {token: t, namespace: ns, name: back, snapshot: snap-1}"
+		told  = `fsType: xfs, rollback: {token: t, namespace: ns, name: back, snapshot: snap-1, heldSince: "2026-01-01T00:00:00.000000Z"}`
+	)
 	for _, c := range []struct{ name, plural, before, after, want string }{
 		{"a pool set", "poolsets", "", poolSet, ""},
 		{"a long name", "poolsets", "", change(poolSet, "name: default", "name: "+strings.Repeat("a", 41)), "at most 40 characters"},
@@ -167,6 +175,30 @@ func TestRules(t *testing.T) {
 		{"no source any more", "localvolumes", localVolume, change(localVolume, "source: {snapshot: snap-1},", ""), "source cannot be changed"},
 		{"two sources", "localvolumes", "", change(localVolume, "{snapshot: snap-1}", "{snapshot: snap-1, volume: vol-2}"), "either a snapshot or a volume"},
 		{"no such mode", "localvolumes", "", change(localVolume, "fsType: xfs", "mode: raw"), "mode"},
+		{"a rollback is asked for", "localvolumes", localVolume, change(localVolume, "fsType: xfs", asked), ""},
+		{"and told to go on", "localvolumes", change(localVolume, "fsType: xfs", asked), change(localVolume, "fsType: xfs", told), ""},
+		{"and given up", "localvolumes", change(localVolume, "fsType: xfs", told), localVolume, ""},
+		{"told to stop and wait", "localvolumes", change(localVolume, "fsType: xfs", told),
+			change(localVolume, "fsType: xfs", asked), "told otherwise"},
+		{"another token", "localvolumes", change(localVolume, "fsType: xfs", told),
+			change(localVolume, "fsType: xfs", strings.NewReplacer("snap-1", "snap-2", "token: t", "token: u").Replace(asked)), ""},
+		{"another snapshot for a token", "localvolumes", change(localVolume, "fsType: xfs", asked),
+			change(localVolume, "fsType: xfs", strings.ReplaceAll(asked, "snap-1", "snap-2")), "keeps its snapshot"},
+		{"told to go on with another hold", "localvolumes", change(localVolume, "fsType: xfs", told),
+			change(localVolume, "fsType: xfs", strings.ReplaceAll(told, "2026-01-01", "2026-01-02")), "told otherwise"},
+
+		{"a rollback", "volumerollbacks", "", volumeRollback, ""},
+		{"a rollback with defaults", "volumerollbacks", "", change(volumeRollback, ", whenInUse: Wait, safetySnapshot: {ttl: 24h, volumeSnapshotClassName: rowan}", ""),
+			""},
+		{"no safety snapshot", "volumerollbacks", "", change(volumeRollback, "ttl: 24h", "enabled: false"), ""},
+		{"a changed rollback", "volumerollbacks", volumeRollback, change(volumeRollback, "monday", "tuesday"), "make another one"},
+		{"a rollback of nothing", "volumerollbacks", "", change(volumeRollback, "persistentVolumeClaimName: db, ", ""), "persistentVolumeClaimName"},
+		{"a rollback to nothing", "volumerollbacks", "", change(volumeRollback, "monday", `""`), "volumeSnapshotName"},
+		{"no such wait", "volumerollbacks", "", change(volumeRollback, "Wait", "Force"), "whenInUse"},
+		{"a short time to live", "volumerollbacks", "", change(volumeRollback, "24h", "10s"), "lives a minute at least"},
+		{"no time to live", "volumerollbacks", "", change(volumeRollback, "24h", "soon"), "ttl"},
+		{"days are no unit", "volumerollbacks", "", change(volumeRollback, "24h", "7d"), "ttl"},
+
 		{"absent", "localvolumes", localVolume, change(localVolume, "Present", "Absent"), ""},
 		{"wanted again", "localvolumes", change(localVolume, "Present", "Absent"), localVolume, "cannot be wanted again"},
 
@@ -190,7 +222,7 @@ func TestRules(t *testing.T) {
 // Nothing can be stored that the types do not know.
 func TestStrict(t *testing.T) {
 	for text, o := range map[string]any{poolSet: &PoolSet{}, pool: &Pool{}, localVolume: &LocalVolume{}, localSnapshot: &LocalSnapshot{},
-		localSnapshotGroup: &LocalSnapshotGroup{}} {
+		localSnapshotGroup: &LocalSnapshotGroup{}, volumeRollback: &VolumeRollback{}} {
 		if err := yaml.UnmarshalStrict([]byte(text), o); err != nil {
 			t.Error(err)
 		}

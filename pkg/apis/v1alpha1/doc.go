@@ -12,6 +12,7 @@
 //   - All kinds of nodes are cluster scoped: a volume belongs to a node, not to a namespace. Sizes are resource.Quantity, whole bytes.
 //   - SnapshotPolicy and ClusterSnapshotPolicy are written by people, their status by rowan-controller, where a decision changes. Their spec is
 //     package retention's Policy: the planner's own type.
+//   - A VolumeRollback is a command of people to one claim, in its namespace. Its status is written by rowan-controller.
 //
 // Every list and string has a maximum, so that no object outgrows etcd.
 //

@@ -18,6 +18,45 @@ type VolumeSource struct {
 	Volume string `json:"volume,omitempty"`
 }
 
+// Rollback asks for a volume to be put back to one of its snapshots, in two steps: it is held (not attached, and not to be attached), and, once heldSince is
+// written, put back. Taking it out of spec gives it up, and lets the volume go, where it was not done yet.
+// +kubebuilder:validation:XValidation:rule="self.token != oldSelf.token || self.snapshot == oldSelf.snapshot",message="a rollback keeps its snapshot: ask for another one with another token"
+// +kubebuilder:validation:XValidation:rule="self.token != oldSelf.token || !has(oldSelf.heldSince) || (has(self.heldSince) && self.heldSince == oldSelf.heldSince)",message="a rollback that was told to go on cannot be told otherwise: take it out, and ask for another one"
+type Rollback struct {
+	// Token is the UID of the VolumeRollback. What was done for a token is never done again for it.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Token string `json:"token"`
+	// Namespace of the VolumeRollback.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+	// Name of the VolumeRollback.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// Snapshot is the name of the LocalSnapshot to go back to.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Snapshot string `json:"snapshot"`
+	// HeldSince tells the agent to go on: with the volume as it is since that time (status.rollback.heldSince), and with no other.
+	// +optional
+	HeldSince *metav1.MicroTime `json:"heldSince,omitempty"`
+}
+
+// RollbackStatus is how far the last rollback has come.
+type RollbackStatus struct {
+	// Token of spec.rollback.
+	// +kubebuilder:validation:MaxLength=64
+	Token string `json:"token"`
+	// HeldSince is since when the volume is held; absent: it is not, or not any more.
+	// +optional
+	HeldSince *metav1.MicroTime `json:"heldSince,omitempty"`
+	// DoneAt is when it was put back, by the node's clock.
+	// +optional
+	DoneAt *metav1.MicroTime `json:"doneAt,omitempty"`
+}
+
 // LocalVolumeSpec is one volume as it is wanted.
 // +kubebuilder:validation:XValidation:rule="quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",message="a volume cannot shrink"
 // +kubebuilder:validation:XValidation:rule="has(self.source) == has(oldSelf.source) && (!has(self.source) || self.source == oldSelf.source)",message="a volume's source cannot be changed"
@@ -58,6 +97,9 @@ type LocalVolumeSpec struct {
 	// Source that it begins as a copy of. Absent: blank.
 	// +optional
 	Source *VolumeSource `json:"source,omitempty"`
+	// Rollback that is under way. Written by rowan-controller for a VolumeRollback.
+	// +optional
+	Rollback *Rollback `json:"rollback,omitempty"`
 	// +optional
 	// +kubebuilder:default=Present
 	// +kubebuilder:validation:XValidation:rule="oldSelf != 'Absent' || self == 'Absent'",message="what is to be removed cannot be wanted again: make a new object"
@@ -73,6 +115,9 @@ type LocalVolumeStatus struct {
 	// CreationTime by the node's clock.
 	// +optional
 	CreationTime *metav1.Time `json:"creationTime,omitempty"`
+	// Rollback is how far the last one has come.
+	// +optional
+	Rollback *RollbackStatus `json:"rollback,omitempty"`
 }
 
 // LocalVolume is one volume on one node.

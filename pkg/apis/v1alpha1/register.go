@@ -19,6 +19,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&LocalSnapshotGroup{}, &LocalSnapshotGroupList{},
 		&SnapshotPolicy{}, &SnapshotPolicyList{},
 		&ClusterSnapshotPolicy{}, &ClusterSnapshotPolicyList{},
+		&VolumeRollback{}, &VolumeRollbackList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

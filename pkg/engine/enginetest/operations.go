@@ -159,7 +159,7 @@ func (r *run) rollback() {
 		r.Skip("its volume is gone")
 	}
 	r.must(v.dev.Close(r.ctx))
-	_, err := r.pool.RollbackVolume(r.ctx, v.name, name)
+	_, err := r.pool.RollbackVolume(r.ctx, v.name, name, "")
 	r.must(err)
 	size := v.size
 	v.image = s.image.clone()

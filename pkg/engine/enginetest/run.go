@@ -259,7 +259,7 @@ func (r *run) refused() {
 		}
 		if s.volume != v.name {
 			r.must(v.dev.Close(r.ctx))
-			_, err = r.pool.RollbackVolume(r.ctx, v.name, name)
+			_, err = r.pool.RollbackVolume(r.ctx, v.name, name, "")
 			r.wants(err, engine.ErrNotDescendant)
 			r.open(v)
 		}

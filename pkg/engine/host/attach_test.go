@@ -29,7 +29,7 @@ func TestAttachedVolume(t *testing.T) {
 	_, err := h.Attach(t.Context(), "a", "v", true)
 	wantErr(t, err, engine.ErrInUse, dev)
 	wantErr(t, h.DeleteVolume(t.Context(), "a", "v"), engine.ErrInUse, "detach it first")
-	_, err = h.RollbackVolume(t.Context(), "a", "v", "s")
+	_, err = h.RollbackVolume(t.Context(), "a", "v", "s", "")
 	wantErr(t, err, engine.ErrInUse, dev)
 
 	if _, err := h.GrowVolume(t.Context(), "a", "v", 2<<30); err != nil {
@@ -43,7 +43,7 @@ func TestAttachedVolume(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := h.RollbackVolume(t.Context(), "a", "v", "s"); err != nil {
+	if _, err := h.RollbackVolume(t.Context(), "a", "v", "s", ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.DeleteVolume(t.Context(), "a", "v"); err != nil {

@@ -39,7 +39,9 @@ type Pool interface {
 	GrowVolume(ctx context.Context, name string, size int64) (engine.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
 	OpenVolume(ctx context.Context, name string) (Volume, error)
-	RollbackVolume(ctx context.Context, volume, snapshot string) (engine.VolumeInfo, error)
+	RollbackVolume(ctx context.Context, volume, snapshot, holder string) (engine.VolumeInfo, error)
+	HoldVolume(ctx context.Context, volume, holder string) (engine.VolumeInfo, error)
+	ReleaseVolume(ctx context.Context, volume, holder string) (engine.VolumeInfo, error)
 
 	CreateSnapshot(ctx context.Context, spec engine.SnapshotSpec) (engine.SnapshotInfo, error)
 	CreateSnapshotGroup(ctx context.Context, spec engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error)

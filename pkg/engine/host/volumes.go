@@ -95,13 +95,32 @@ func (h *Host) DeleteVolume(ctx context.Context, pool, name string) error {
 	return h.withDetached(ctx, "delete", pool, name, func(p Pool) error { return p.DeleteVolume(ctx, name) })
 }
 
-// RollbackVolume puts a volume that is not attached back to a snapshot of its own.
-func (h *Host) RollbackVolume(ctx context.Context, pool, volume, snapshot string) (info engine.VolumeInfo, err error) {
+// RollbackVolume puts a volume that is not attached back to a snapshot of its own; holder is who holds it, "" for nobody.
+func (h *Host) RollbackVolume(ctx context.Context, pool, volume, snapshot, holder string) (info engine.VolumeInfo, err error) {
 	if err := CheckName("snapshot", snapshot); err != nil {
 		return info, err
 	}
 	err = h.withDetached(ctx, "roll back", pool, volume, func(p Pool) error {
-		info, err = p.RollbackVolume(ctx, volume, snapshot)
+		info, err = p.RollbackVolume(ctx, volume, snapshot, holder)
+		return err
+	})
+	return info, err
+}
+
+// HoldVolume keeps a volume that is not attached from being attached. Attaching takes the volume's lock, too: it is either before, and the volume in use,
+// or after, and refused.
+func (h *Host) HoldVolume(ctx context.Context, pool, volume, holder string) (info engine.VolumeInfo, err error) {
+	err = h.withDetached(ctx, "hold", pool, volume, func(p Pool) error {
+		info, err = p.HoldVolume(ctx, volume, holder)
+		return err
+	})
+	return info, err
+}
+
+// ReleaseVolume lets a volume be attached again.
+func (h *Host) ReleaseVolume(ctx context.Context, pool, volume, holder string) (info engine.VolumeInfo, err error) {
+	err = h.withVolume(ctx, pool, volume, func(p Pool) error {
+		info, err = p.ReleaseVolume(ctx, volume, holder)
 		return err
 	})
 	return info, err

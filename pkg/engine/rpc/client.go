@@ -244,9 +244,21 @@ func (c *Client) Tidy(ctx context.Context, pool string, s engine.TidySpec) (engi
 	return result(c, m, err, tidyFromWire)
 }
 
-// RollbackVolume puts a volume that is not attached back to a snapshot of its own.
-func (c *Client) RollbackVolume(ctx context.Context, pool, volume, snapshot string) (engine.VolumeInfo, error) {
-	m, err := c.engine.RollbackVolume(ctx, &pb.RollbackVolumeRequest{Pool: pool, Volume: volume, Snapshot: snapshot})
+// RollbackVolume puts a volume that is not attached back to a snapshot of its own; holder is who holds it, "" for nobody.
+func (c *Client) RollbackVolume(ctx context.Context, pool, volume, snapshot, holder string) (engine.VolumeInfo, error) {
+	m, err := c.engine.RollbackVolume(ctx, &pb.RollbackVolumeRequest{Pool: pool, Volume: volume, Snapshot: snapshot, Holder: holder})
+	return result(c, m, err, volumeFromWire)
+}
+
+// HoldVolume keeps a volume that is not attached from being attached until its holder rolled it back or let it go.
+func (c *Client) HoldVolume(ctx context.Context, pool, volume, holder string) (engine.VolumeInfo, error) {
+	m, err := c.engine.HoldVolume(ctx, &pb.HoldVolumeRequest{Pool: pool, Volume: volume, Holder: holder})
+	return result(c, m, err, volumeFromWire)
+}
+
+// ReleaseVolume lets a volume be attached again.
+func (c *Client) ReleaseVolume(ctx context.Context, pool, volume, holder string) (engine.VolumeInfo, error) {
+	m, err := c.engine.ReleaseVolume(ctx, &pb.ReleaseVolumeRequest{Pool: pool, Volume: volume, Holder: holder})
 	return result(c, m, err, volumeFromWire)
 }
 

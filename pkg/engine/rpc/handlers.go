@@ -194,7 +194,19 @@ func (s *Server) TidyVolume(ctx context.Context, r *pb.TidyVolumeRequest) (*pb.T
 
 // RollbackVolume implements the call.
 func (s *Server) RollbackVolume(ctx context.Context, r *pb.RollbackVolumeRequest) (*pb.Volume, error) {
-	v, err := s.host.RollbackVolume(ctx, r.Pool, r.Volume, r.Snapshot)
+	v, err := s.host.RollbackVolume(ctx, r.Pool, r.Volume, r.Snapshot, r.Holder)
+	return answer(v, err, volumeToWire)
+}
+
+// HoldVolume implements the call.
+func (s *Server) HoldVolume(ctx context.Context, r *pb.HoldVolumeRequest) (*pb.Volume, error) {
+	v, err := s.host.HoldVolume(ctx, r.Pool, r.Volume, r.Holder)
+	return answer(v, err, volumeToWire)
+}
+
+// ReleaseVolume implements the call.
+func (s *Server) ReleaseVolume(ctx context.Context, r *pb.ReleaseVolumeRequest) (*pb.Volume, error) {
+	v, err := s.host.ReleaseVolume(ctx, r.Pool, r.Volume, r.Holder)
 	return answer(v, err, volumeToWire)
 }
 

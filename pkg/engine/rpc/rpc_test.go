@@ -185,7 +185,7 @@ func TestEveryCall(t *testing.T) {
 		t.Errorf("metadata %+v", m)
 	}
 	ok(t, c.Detach(ctx, "p", "v"))
-	must(c.RollbackVolume(ctx, "p", "v", "s"))(t)
+	must(c.RollbackVolume(ctx, "p", "v", "s", ""))(t)
 	must(c.CreateVolume(ctx, "p", engine.VolumeSpec{Name: "w", FromSnapshot: "s"}))(t)
 	must(c.CreateVolume(ctx, "p", engine.VolumeSpec{Name: "x", FromVolume: "w"}))(t)
 	if l := must(c.Volumes(ctx, "p"))(t); len(l) != 3 || l[2].FromVolume != "w" {

@@ -46,7 +46,9 @@ type Host interface {
 	SetVolumeLabels(ctx context.Context, pool, name string, set map[string]string) (engine.VolumeInfo, error)
 	ChangeVolume(ctx context.Context, pool, name string, change engine.VolumeChange) (engine.VolumeInfo, error)
 	Tidy(ctx context.Context, pool string, spec engine.TidySpec) (engine.TidyStep, error)
-	RollbackVolume(ctx context.Context, pool, volume, snapshot string) (engine.VolumeInfo, error)
+	RollbackVolume(ctx context.Context, pool, volume, snapshot, holder string) (engine.VolumeInfo, error)
+	HoldVolume(ctx context.Context, pool, volume, holder string) (engine.VolumeInfo, error)
+	ReleaseVolume(ctx context.Context, pool, volume, holder string) (engine.VolumeInfo, error)
 
 	Attach(ctx context.Context, pool, volume string, readOnly bool) (host.Attachment, error)
 	Detach(ctx context.Context, pool, volume string) error

@@ -285,7 +285,7 @@ func (p *soaked) cloneGrowRemove(ctx context.Context, name, from string) error {
 		},
 		func() error {
 			return p.call(ctx, "roll back "+name, func(ctx context.Context) error {
-				_, err := p.Engine.RollbackVolume(ctx, p.Pool, name, name+"-s")
+				_, err := p.Engine.RollbackVolume(ctx, p.Pool, name, name+"-s", "")
 				return err
 			})
 		},

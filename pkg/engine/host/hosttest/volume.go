@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/block"
 	"github.com/rowan-csi/rowan/pkg/engine"
@@ -159,7 +160,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, name string) error {
 }
 
 // RollbackVolume notes that it was done.
-func (p *Pool) RollbackVolume(ctx context.Context, name, snapshot string) (engine.VolumeInfo, error) {
+func (p *Pool) RollbackVolume(ctx context.Context, name, snapshot, _ string) (engine.VolumeInfo, error) {
 	return p.change(ctx, "RollbackVolume", name, func(i *engine.VolumeInfo) error {
 		s, err := p.snapshot(snapshot)
 		switch {
@@ -171,6 +172,32 @@ func (p *Pool) RollbackVolume(ctx context.Context, name, snapshot string) (engin
 			return engine.ErrInUse
 		}
 		i.HasParent, i.Owned = true, 0
+		return nil
+	})
+}
+
+// HoldVolume notes the holder.
+func (p *Pool) HoldVolume(ctx context.Context, name, holder string) (engine.VolumeInfo, error) {
+	return p.change(ctx, "HoldVolume", name, func(i *engine.VolumeInfo) error {
+		if i.Open {
+			return engine.ErrInUse
+		}
+		i.Labels = maps.Clone(i.Labels)
+		if i.Labels == nil {
+			i.Labels = map[string]string{}
+		}
+		maps.Copy(i.Labels, engine.Holding(holder, time.Now()))
+		return nil
+	})
+}
+
+// ReleaseVolume forgets the holder.
+func (p *Pool) ReleaseVolume(ctx context.Context, name, holder string) (engine.VolumeInfo, error) {
+	return p.change(ctx, "ReleaseVolume", name, func(i *engine.VolumeInfo) error {
+		i.Labels = maps.Clone(i.Labels)
+		for k := range engine.Holding(holder, time.Now()) {
+			delete(i.Labels, k)
+		}
 		return nil
 	})
 }

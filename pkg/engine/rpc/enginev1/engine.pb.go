@@ -2863,10 +2863,12 @@ func (x *TidyStep) GetSkipped() int64 {
 }
 
 type RollbackVolumeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
-	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
-	Snapshot      string                 `protobuf:"bytes,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Pool     string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Volume   string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	Snapshot string                 `protobuf:"bytes,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// Who holds the volume; empty: nobody. For a holder it is done once, however often it is asked for.
+	Holder        string `protobuf:"bytes,4,opt,name=holder,proto3" json:"holder,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2922,6 +2924,133 @@ func (x *RollbackVolumeRequest) GetSnapshot() string {
 	return ""
 }
 
+func (x *RollbackVolumeRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+type HoldVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldVolumeRequest) Reset() {
+	*x = HoldVolumeRequest{}
+	mi := &file_engine_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldVolumeRequest) ProtoMessage() {}
+
+func (x *HoldVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldVolumeRequest.ProtoReflect.Descriptor instead.
+func (*HoldVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *HoldVolumeRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *HoldVolumeRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *HoldVolumeRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+type ReleaseVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseVolumeRequest) Reset() {
+	*x = ReleaseVolumeRequest{}
+	mi := &file_engine_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseVolumeRequest) ProtoMessage() {}
+
+func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_engine_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_engine_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ReleaseVolumeRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ReleaseVolumeRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *ReleaseVolumeRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
 type Attachment struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Pool     string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -2936,7 +3065,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3077,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[39]
+	mi := &file_engine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2961,7 +3090,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{39}
+	return file_engine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Attachment) GetPool() string {
@@ -3010,7 +3139,7 @@ type AttachVolumeRequest struct {
 
 func (x *AttachVolumeRequest) Reset() {
 	*x = AttachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3151,7 @@ func (x *AttachVolumeRequest) String() string {
 func (*AttachVolumeRequest) ProtoMessage() {}
 
 func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[40]
+	mi := &file_engine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3164,7 @@ func (x *AttachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AttachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{40}
+	return file_engine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AttachVolumeRequest) GetPool() string {
@@ -3069,7 +3198,7 @@ type DetachVolumeRequest struct {
 
 func (x *DetachVolumeRequest) Reset() {
 	*x = DetachVolumeRequest{}
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3210,7 @@ func (x *DetachVolumeRequest) String() string {
 func (*DetachVolumeRequest) ProtoMessage() {}
 
 func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[41]
+	mi := &file_engine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3223,7 @@ func (x *DetachVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DetachVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{41}
+	return file_engine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DetachVolumeRequest) GetPool() string {
@@ -3119,7 +3248,7 @@ type DetachVolumeResponse struct {
 
 func (x *DetachVolumeResponse) Reset() {
 	*x = DetachVolumeResponse{}
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3260,7 @@ func (x *DetachVolumeResponse) String() string {
 func (*DetachVolumeResponse) ProtoMessage() {}
 
 func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[42]
+	mi := &file_engine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3273,7 @@ func (x *DetachVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DetachVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{42}
+	return file_engine_proto_rawDescGZIP(), []int{44}
 }
 
 type ListAttachmentsRequest struct {
@@ -3157,7 +3286,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3298,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[43]
+	mi := &file_engine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3311,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{43}
+	return file_engine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListAttachmentsRequest) GetPool() string {
@@ -3212,7 +3341,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3224,7 +3353,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[44]
+	mi := &file_engine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3237,7 +3366,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{44}
+	return file_engine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Snapshot) GetName() string {
@@ -3322,7 +3451,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3463,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[45]
+	mi := &file_engine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3476,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{45}
+	return file_engine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateSnapshotRequest) GetPool() string {
@@ -3389,7 +3518,7 @@ type CreateSnapshotGroupRequest struct {
 
 func (x *CreateSnapshotGroupRequest) Reset() {
 	*x = CreateSnapshotGroupRequest{}
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +3530,7 @@ func (x *CreateSnapshotGroupRequest) String() string {
 func (*CreateSnapshotGroupRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[46]
+	mi := &file_engine_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3543,7 @@ func (x *CreateSnapshotGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{46}
+	return file_engine_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateSnapshotGroupRequest) GetPool() string {
@@ -3449,7 +3578,7 @@ type SnapshotOfGroup struct {
 
 func (x *SnapshotOfGroup) Reset() {
 	*x = SnapshotOfGroup{}
-	mi := &file_engine_proto_msgTypes[47]
+	mi := &file_engine_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3590,7 @@ func (x *SnapshotOfGroup) String() string {
 func (*SnapshotOfGroup) ProtoMessage() {}
 
 func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[47]
+	mi := &file_engine_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3603,7 @@ func (x *SnapshotOfGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOfGroup.ProtoReflect.Descriptor instead.
 func (*SnapshotOfGroup) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{47}
+	return file_engine_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SnapshotOfGroup) GetName() string {
@@ -3508,7 +3637,7 @@ type CreateSnapshotGroupResponse struct {
 
 func (x *CreateSnapshotGroupResponse) Reset() {
 	*x = CreateSnapshotGroupResponse{}
-	mi := &file_engine_proto_msgTypes[48]
+	mi := &file_engine_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3520,7 +3649,7 @@ func (x *CreateSnapshotGroupResponse) String() string {
 func (*CreateSnapshotGroupResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[48]
+	mi := &file_engine_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3533,7 +3662,7 @@ func (x *CreateSnapshotGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotGroupResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{48}
+	return file_engine_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CreateSnapshotGroupResponse) GetSnapshots() []*Snapshot {
@@ -3554,7 +3683,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_engine_proto_msgTypes[49]
+	mi := &file_engine_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3566,7 +3695,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[49]
+	mi := &file_engine_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3579,7 +3708,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{49}
+	return file_engine_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListSnapshotsRequest) GetPool() string {
@@ -3608,7 +3737,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[50]
+	mi := &file_engine_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3749,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[50]
+	mi := &file_engine_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3762,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{50}
+	return file_engine_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetSnapshotRequest) GetPool() string {
@@ -3667,7 +3796,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[51]
+	mi := &file_engine_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3679,7 +3808,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[51]
+	mi := &file_engine_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3692,7 +3821,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{51}
+	return file_engine_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -3727,7 +3856,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_engine_proto_msgTypes[52]
+	mi := &file_engine_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3739,7 +3868,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[52]
+	mi := &file_engine_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3752,7 +3881,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{52}
+	return file_engine_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListRangesRequest) GetPool() string {
@@ -3813,7 +3942,7 @@ type RangesPage struct {
 
 func (x *RangesPage) Reset() {
 	*x = RangesPage{}
-	mi := &file_engine_proto_msgTypes[53]
+	mi := &file_engine_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3825,7 +3954,7 @@ func (x *RangesPage) String() string {
 func (*RangesPage) ProtoMessage() {}
 
 func (x *RangesPage) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[53]
+	mi := &file_engine_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3838,7 +3967,7 @@ func (x *RangesPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesPage.ProtoReflect.Descriptor instead.
 func (*RangesPage) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{53}
+	return file_engine_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RangesPage) GetSize() int64 {
@@ -3879,7 +4008,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_engine_proto_msgTypes[54]
+	mi := &file_engine_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3891,7 +4020,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[54]
+	mi := &file_engine_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3904,7 +4033,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{54}
+	return file_engine_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteSnapshotRequest) GetPool() string {
@@ -3929,7 +4058,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_engine_proto_msgTypes[55]
+	mi := &file_engine_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3941,7 +4070,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[55]
+	mi := &file_engine_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3954,7 +4083,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{55}
+	return file_engine_proto_rawDescGZIP(), []int{57}
 }
 
 type CheckReport struct {
@@ -3973,7 +4102,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_engine_proto_msgTypes[56]
+	mi := &file_engine_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4114,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_engine_proto_msgTypes[56]
+	mi := &file_engine_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4127,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_engine_proto_rawDescGZIP(), []int{56}
+	return file_engine_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CheckReport) GetProblems() []string {
@@ -4300,11 +4429,20 @@ const file_engine_proto_rawDesc = "" +
 	"\x04next\x18\x02 \x01(\x03R\x04next\x12\x14\n" +
 	"\x05pages\x18\x03 \x01(\x03R\x05pages\x12\x14\n" +
 	"\x05moved\x18\x04 \x01(\x03R\x05moved\x12\x18\n" +
-	"\askipped\x18\x05 \x01(\x03R\askipped\"_\n" +
+	"\askipped\x18\x05 \x01(\x03R\askipped\"w\n" +
 	"\x15RollbackVolumeRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1a\n" +
-	"\bsnapshot\x18\x03 \x01(\tR\bsnapshot\"\x87\x01\n" +
+	"\bsnapshot\x18\x03 \x01(\tR\bsnapshot\x12\x16\n" +
+	"\x06holder\x18\x04 \x01(\tR\x06holder\"W\n" +
+	"\x11HoldVolumeRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"Z\n" +
+	"\x14ReleaseVolumeRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"\x87\x01\n" +
 	"\n" +
 	"Attachment\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x16\n" +
@@ -4398,7 +4536,7 @@ const file_engine_proto_rawDesc = "" +
 	"\n" +
 	"VolumeMode\x12\x13\n" +
 	"\x0fVOLUME_MODE_ROW\x10\x00\x12\x13\n" +
-	"\x0fVOLUME_MODE_COW\x10\x012\xaf\x14\n" +
+	"\x0fVOLUME_MODE_COW\x10\x012\xcb\x15\n" +
 	"\x06Engine\x12L\n" +
 	"\aVersion\x12\x1f.rowan.engine.v1.VersionRequest\x1a .rowan.engine.v1.VersionResponse\x12G\n" +
 	"\n" +
@@ -4426,7 +4564,10 @@ const file_engine_proto_rawDesc = "" +
 	"\fChangeVolume\x12$.rowan.engine.v1.ChangeVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12K\n" +
 	"\n" +
 	"TidyVolume\x12\".rowan.engine.v1.TidyVolumeRequest\x1a\x19.rowan.engine.v1.TidyStep\x12Q\n" +
-	"\x0eRollbackVolume\x12&.rowan.engine.v1.RollbackVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12Q\n" +
+	"\x0eRollbackVolume\x12&.rowan.engine.v1.RollbackVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12I\n" +
+	"\n" +
+	"HoldVolume\x12\".rowan.engine.v1.HoldVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12O\n" +
+	"\rReleaseVolume\x12%.rowan.engine.v1.ReleaseVolumeRequest\x1a\x17.rowan.engine.v1.Volume\x12Q\n" +
 	"\fAttachVolume\x12$.rowan.engine.v1.AttachVolumeRequest\x1a\x1b.rowan.engine.v1.Attachment\x12[\n" +
 	"\fDetachVolume\x12$.rowan.engine.v1.DetachVolumeRequest\x1a%.rowan.engine.v1.DetachVolumeResponse\x12Y\n" +
 	"\x0fListAttachments\x12'.rowan.engine.v1.ListAttachmentsRequest\x1a\x1b.rowan.engine.v1.Attachment0\x01\x12S\n" +
@@ -4451,7 +4592,7 @@ func file_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_engine_proto_goTypes = []any{
 	(VolumeMode)(0),                     // 0: rowan.engine.v1.VolumeMode
 	(*ErrorDetail)(nil),                 // 1: rowan.engine.v1.ErrorDetail
@@ -4493,31 +4634,33 @@ var file_engine_proto_goTypes = []any{
 	(*TidyVolumeRequest)(nil),           // 37: rowan.engine.v1.TidyVolumeRequest
 	(*TidyStep)(nil),                    // 38: rowan.engine.v1.TidyStep
 	(*RollbackVolumeRequest)(nil),       // 39: rowan.engine.v1.RollbackVolumeRequest
-	(*Attachment)(nil),                  // 40: rowan.engine.v1.Attachment
-	(*AttachVolumeRequest)(nil),         // 41: rowan.engine.v1.AttachVolumeRequest
-	(*DetachVolumeRequest)(nil),         // 42: rowan.engine.v1.DetachVolumeRequest
-	(*DetachVolumeResponse)(nil),        // 43: rowan.engine.v1.DetachVolumeResponse
-	(*ListAttachmentsRequest)(nil),      // 44: rowan.engine.v1.ListAttachmentsRequest
-	(*Snapshot)(nil),                    // 45: rowan.engine.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),       // 46: rowan.engine.v1.CreateSnapshotRequest
-	(*CreateSnapshotGroupRequest)(nil),  // 47: rowan.engine.v1.CreateSnapshotGroupRequest
-	(*SnapshotOfGroup)(nil),             // 48: rowan.engine.v1.SnapshotOfGroup
-	(*CreateSnapshotGroupResponse)(nil), // 49: rowan.engine.v1.CreateSnapshotGroupResponse
-	(*ListSnapshotsRequest)(nil),        // 50: rowan.engine.v1.ListSnapshotsRequest
-	(*GetSnapshotRequest)(nil),          // 51: rowan.engine.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),         // 52: rowan.engine.v1.GetSnapshotResponse
-	(*ListRangesRequest)(nil),           // 53: rowan.engine.v1.ListRangesRequest
-	(*RangesPage)(nil),                  // 54: rowan.engine.v1.RangesPage
-	(*DeleteSnapshotRequest)(nil),       // 55: rowan.engine.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 56: rowan.engine.v1.DeleteSnapshotResponse
-	(*CheckReport)(nil),                 // 57: rowan.engine.v1.CheckReport
-	nil,                                 // 58: rowan.engine.v1.Volume.LabelsEntry
-	nil,                                 // 59: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
-	nil,                                 // 60: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
-	nil,                                 // 61: rowan.engine.v1.Snapshot.LabelsEntry
-	nil,                                 // 62: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	nil,                                 // 63: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	(*timestamppb.Timestamp)(nil),       // 64: google.protobuf.Timestamp
+	(*HoldVolumeRequest)(nil),           // 40: rowan.engine.v1.HoldVolumeRequest
+	(*ReleaseVolumeRequest)(nil),        // 41: rowan.engine.v1.ReleaseVolumeRequest
+	(*Attachment)(nil),                  // 42: rowan.engine.v1.Attachment
+	(*AttachVolumeRequest)(nil),         // 43: rowan.engine.v1.AttachVolumeRequest
+	(*DetachVolumeRequest)(nil),         // 44: rowan.engine.v1.DetachVolumeRequest
+	(*DetachVolumeResponse)(nil),        // 45: rowan.engine.v1.DetachVolumeResponse
+	(*ListAttachmentsRequest)(nil),      // 46: rowan.engine.v1.ListAttachmentsRequest
+	(*Snapshot)(nil),                    // 47: rowan.engine.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),       // 48: rowan.engine.v1.CreateSnapshotRequest
+	(*CreateSnapshotGroupRequest)(nil),  // 49: rowan.engine.v1.CreateSnapshotGroupRequest
+	(*SnapshotOfGroup)(nil),             // 50: rowan.engine.v1.SnapshotOfGroup
+	(*CreateSnapshotGroupResponse)(nil), // 51: rowan.engine.v1.CreateSnapshotGroupResponse
+	(*ListSnapshotsRequest)(nil),        // 52: rowan.engine.v1.ListSnapshotsRequest
+	(*GetSnapshotRequest)(nil),          // 53: rowan.engine.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),         // 54: rowan.engine.v1.GetSnapshotResponse
+	(*ListRangesRequest)(nil),           // 55: rowan.engine.v1.ListRangesRequest
+	(*RangesPage)(nil),                  // 56: rowan.engine.v1.RangesPage
+	(*DeleteSnapshotRequest)(nil),       // 57: rowan.engine.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 58: rowan.engine.v1.DeleteSnapshotResponse
+	(*CheckReport)(nil),                 // 59: rowan.engine.v1.CheckReport
+	nil,                                 // 60: rowan.engine.v1.Volume.LabelsEntry
+	nil,                                 // 61: rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	nil,                                 // 62: rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	nil,                                 // 63: rowan.engine.v1.Snapshot.LabelsEntry
+	nil,                                 // 64: rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	nil,                                 // 65: rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	(*timestamppb.Timestamp)(nil),       // 66: google.protobuf.Timestamp
 }
 var file_engine_proto_depIdxs = []int32{
 	5,  // 0: rowan.engine.v1.Pool.members:type_name -> rowan.engine.v1.Member
@@ -4528,21 +4671,21 @@ var file_engine_proto_depIdxs = []int32{
 	24, // 5: rowan.engine.v1.ScrubEvent.progress:type_name -> rowan.engine.v1.ScrubReport
 	25, // 6: rowan.engine.v1.ScrubEvent.problem:type_name -> rowan.engine.v1.ScrubProblem
 	26, // 7: rowan.engine.v1.ScrubProblem.snapshots:type_name -> rowan.engine.v1.ScrubSnapshot
-	64, // 8: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	58, // 9: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
+	66, // 8: rowan.engine.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	60, // 9: rowan.engine.v1.Volume.labels:type_name -> rowan.engine.v1.Volume.LabelsEntry
 	28, // 10: rowan.engine.v1.Volume.counters:type_name -> rowan.engine.v1.Counters
 	0,  // 11: rowan.engine.v1.Volume.mode:type_name -> rowan.engine.v1.VolumeMode
-	59, // 12: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
+	61, // 12: rowan.engine.v1.CreateVolumeRequest.labels:type_name -> rowan.engine.v1.CreateVolumeRequest.LabelsEntry
 	0,  // 13: rowan.engine.v1.CreateVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
-	60, // 14: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
+	62, // 14: rowan.engine.v1.SetVolumeLabelsRequest.set:type_name -> rowan.engine.v1.SetVolumeLabelsRequest.SetEntry
 	0,  // 15: rowan.engine.v1.ChangeVolumeRequest.mode:type_name -> rowan.engine.v1.VolumeMode
-	64, // 16: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
-	61, // 17: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
-	62, // 18: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
-	48, // 19: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
-	63, // 20: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
-	45, // 21: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
-	45, // 22: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
+	66, // 16: rowan.engine.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	63, // 17: rowan.engine.v1.Snapshot.labels:type_name -> rowan.engine.v1.Snapshot.LabelsEntry
+	64, // 18: rowan.engine.v1.CreateSnapshotRequest.labels:type_name -> rowan.engine.v1.CreateSnapshotRequest.LabelsEntry
+	50, // 19: rowan.engine.v1.CreateSnapshotGroupRequest.snapshots:type_name -> rowan.engine.v1.SnapshotOfGroup
+	65, // 20: rowan.engine.v1.SnapshotOfGroup.labels:type_name -> rowan.engine.v1.SnapshotOfGroup.LabelsEntry
+	47, // 21: rowan.engine.v1.CreateSnapshotGroupResponse.snapshots:type_name -> rowan.engine.v1.Snapshot
+	47, // 22: rowan.engine.v1.GetSnapshotResponse.snapshot:type_name -> rowan.engine.v1.Snapshot
 	2,  // 23: rowan.engine.v1.Engine.Version:input_type -> rowan.engine.v1.VersionRequest
 	12, // 24: rowan.engine.v1.Engine.CreatePool:input_type -> rowan.engine.v1.CreatePoolRequest
 	13, // 25: rowan.engine.v1.Engine.ListPools:input_type -> rowan.engine.v1.ListPoolsRequest
@@ -4566,49 +4709,53 @@ var file_engine_proto_depIdxs = []int32{
 	36, // 43: rowan.engine.v1.Engine.ChangeVolume:input_type -> rowan.engine.v1.ChangeVolumeRequest
 	37, // 44: rowan.engine.v1.Engine.TidyVolume:input_type -> rowan.engine.v1.TidyVolumeRequest
 	39, // 45: rowan.engine.v1.Engine.RollbackVolume:input_type -> rowan.engine.v1.RollbackVolumeRequest
-	41, // 46: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
-	42, // 47: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
-	44, // 48: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
-	46, // 49: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
-	47, // 50: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
-	50, // 51: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
-	51, // 52: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
-	53, // 53: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
-	55, // 54: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
-	3,  // 55: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
-	4,  // 56: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
-	4,  // 57: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
-	4,  // 58: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
-	4,  // 59: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
-	4,  // 60: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
-	4,  // 61: rowan.engine.v1.Engine.AddMember:output_type -> rowan.engine.v1.Pool
-	4,  // 62: rowan.engine.v1.Engine.GrowMember:output_type -> rowan.engine.v1.Pool
-	4,  // 63: rowan.engine.v1.Engine.DrainMember:output_type -> rowan.engine.v1.Pool
-	4,  // 64: rowan.engine.v1.Engine.RemoveMember:output_type -> rowan.engine.v1.Pool
-	18, // 65: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
-	20, // 66: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
-	57, // 67: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
-	23, // 68: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
-	27, // 69: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
-	27, // 70: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
-	27, // 71: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
-	27, // 72: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
-	34, // 73: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
-	27, // 74: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
-	27, // 75: rowan.engine.v1.Engine.ChangeVolume:output_type -> rowan.engine.v1.Volume
-	38, // 76: rowan.engine.v1.Engine.TidyVolume:output_type -> rowan.engine.v1.TidyStep
-	27, // 77: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
-	40, // 78: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
-	43, // 79: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
-	40, // 80: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
-	45, // 81: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
-	49, // 82: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
-	45, // 83: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
-	52, // 84: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
-	54, // 85: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
-	56, // 86: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
-	55, // [55:87] is the sub-list for method output_type
-	23, // [23:55] is the sub-list for method input_type
+	40, // 46: rowan.engine.v1.Engine.HoldVolume:input_type -> rowan.engine.v1.HoldVolumeRequest
+	41, // 47: rowan.engine.v1.Engine.ReleaseVolume:input_type -> rowan.engine.v1.ReleaseVolumeRequest
+	43, // 48: rowan.engine.v1.Engine.AttachVolume:input_type -> rowan.engine.v1.AttachVolumeRequest
+	44, // 49: rowan.engine.v1.Engine.DetachVolume:input_type -> rowan.engine.v1.DetachVolumeRequest
+	46, // 50: rowan.engine.v1.Engine.ListAttachments:input_type -> rowan.engine.v1.ListAttachmentsRequest
+	48, // 51: rowan.engine.v1.Engine.CreateSnapshot:input_type -> rowan.engine.v1.CreateSnapshotRequest
+	49, // 52: rowan.engine.v1.Engine.CreateSnapshotGroup:input_type -> rowan.engine.v1.CreateSnapshotGroupRequest
+	52, // 53: rowan.engine.v1.Engine.ListSnapshots:input_type -> rowan.engine.v1.ListSnapshotsRequest
+	53, // 54: rowan.engine.v1.Engine.GetSnapshot:input_type -> rowan.engine.v1.GetSnapshotRequest
+	55, // 55: rowan.engine.v1.Engine.ListRanges:input_type -> rowan.engine.v1.ListRangesRequest
+	57, // 56: rowan.engine.v1.Engine.DeleteSnapshot:input_type -> rowan.engine.v1.DeleteSnapshotRequest
+	3,  // 57: rowan.engine.v1.Engine.Version:output_type -> rowan.engine.v1.VersionResponse
+	4,  // 58: rowan.engine.v1.Engine.CreatePool:output_type -> rowan.engine.v1.Pool
+	4,  // 59: rowan.engine.v1.Engine.ListPools:output_type -> rowan.engine.v1.Pool
+	4,  // 60: rowan.engine.v1.Engine.GetPool:output_type -> rowan.engine.v1.Pool
+	4,  // 61: rowan.engine.v1.Engine.OpenPool:output_type -> rowan.engine.v1.Pool
+	4,  // 62: rowan.engine.v1.Engine.GrowPool:output_type -> rowan.engine.v1.Pool
+	4,  // 63: rowan.engine.v1.Engine.AddMember:output_type -> rowan.engine.v1.Pool
+	4,  // 64: rowan.engine.v1.Engine.GrowMember:output_type -> rowan.engine.v1.Pool
+	4,  // 65: rowan.engine.v1.Engine.DrainMember:output_type -> rowan.engine.v1.Pool
+	4,  // 66: rowan.engine.v1.Engine.RemoveMember:output_type -> rowan.engine.v1.Pool
+	18, // 67: rowan.engine.v1.Engine.ClosePool:output_type -> rowan.engine.v1.ClosePoolResponse
+	20, // 68: rowan.engine.v1.Engine.GetPoolMetadata:output_type -> rowan.engine.v1.PoolMetadata
+	59, // 69: rowan.engine.v1.Engine.CheckPool:output_type -> rowan.engine.v1.CheckReport
+	23, // 70: rowan.engine.v1.Engine.ScrubPool:output_type -> rowan.engine.v1.ScrubEvent
+	27, // 71: rowan.engine.v1.Engine.CreateVolume:output_type -> rowan.engine.v1.Volume
+	27, // 72: rowan.engine.v1.Engine.ListVolumes:output_type -> rowan.engine.v1.Volume
+	27, // 73: rowan.engine.v1.Engine.GetVolume:output_type -> rowan.engine.v1.Volume
+	27, // 74: rowan.engine.v1.Engine.GrowVolume:output_type -> rowan.engine.v1.Volume
+	34, // 75: rowan.engine.v1.Engine.DeleteVolume:output_type -> rowan.engine.v1.DeleteVolumeResponse
+	27, // 76: rowan.engine.v1.Engine.SetVolumeLabels:output_type -> rowan.engine.v1.Volume
+	27, // 77: rowan.engine.v1.Engine.ChangeVolume:output_type -> rowan.engine.v1.Volume
+	38, // 78: rowan.engine.v1.Engine.TidyVolume:output_type -> rowan.engine.v1.TidyStep
+	27, // 79: rowan.engine.v1.Engine.RollbackVolume:output_type -> rowan.engine.v1.Volume
+	27, // 80: rowan.engine.v1.Engine.HoldVolume:output_type -> rowan.engine.v1.Volume
+	27, // 81: rowan.engine.v1.Engine.ReleaseVolume:output_type -> rowan.engine.v1.Volume
+	42, // 82: rowan.engine.v1.Engine.AttachVolume:output_type -> rowan.engine.v1.Attachment
+	45, // 83: rowan.engine.v1.Engine.DetachVolume:output_type -> rowan.engine.v1.DetachVolumeResponse
+	42, // 84: rowan.engine.v1.Engine.ListAttachments:output_type -> rowan.engine.v1.Attachment
+	47, // 85: rowan.engine.v1.Engine.CreateSnapshot:output_type -> rowan.engine.v1.Snapshot
+	51, // 86: rowan.engine.v1.Engine.CreateSnapshotGroup:output_type -> rowan.engine.v1.CreateSnapshotGroupResponse
+	47, // 87: rowan.engine.v1.Engine.ListSnapshots:output_type -> rowan.engine.v1.Snapshot
+	54, // 88: rowan.engine.v1.Engine.GetSnapshot:output_type -> rowan.engine.v1.GetSnapshotResponse
+	56, // 89: rowan.engine.v1.Engine.ListRanges:output_type -> rowan.engine.v1.RangesPage
+	58, // 90: rowan.engine.v1.Engine.DeleteSnapshot:output_type -> rowan.engine.v1.DeleteSnapshotResponse
+	57, // [57:91] is the sub-list for method output_type
+	23, // [23:57] is the sub-list for method input_type
 	23, // [23:23] is the sub-list for extension type_name
 	23, // [23:23] is the sub-list for extension extendee
 	0,  // [0:23] is the sub-list for field type_name
@@ -4630,7 +4777,7 @@ func file_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_proto_rawDesc), len(file_engine_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   63,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -46,6 +46,8 @@ const (
 	Engine_ChangeVolume_FullMethodName        = "/rowan.engine.v1.Engine/ChangeVolume"
 	Engine_TidyVolume_FullMethodName          = "/rowan.engine.v1.Engine/TidyVolume"
 	Engine_RollbackVolume_FullMethodName      = "/rowan.engine.v1.Engine/RollbackVolume"
+	Engine_HoldVolume_FullMethodName          = "/rowan.engine.v1.Engine/HoldVolume"
+	Engine_ReleaseVolume_FullMethodName       = "/rowan.engine.v1.Engine/ReleaseVolume"
 	Engine_AttachVolume_FullMethodName        = "/rowan.engine.v1.Engine/AttachVolume"
 	Engine_DetachVolume_FullMethodName        = "/rowan.engine.v1.Engine/DetachVolume"
 	Engine_ListAttachments_FullMethodName     = "/rowan.engine.v1.Engine/ListAttachments"
@@ -100,6 +102,10 @@ type EngineClient interface {
 	TidyVolume(ctx context.Context, in *TidyVolumeRequest, opts ...grpc.CallOption) (*TidyStep, error)
 	// RollbackVolume puts a detached volume back to one of its own snapshots.
 	RollbackVolume(ctx context.Context, in *RollbackVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
+	// HoldVolume keeps a detached volume from being attached until its holder rolled it back or let it go. Asking again changes nothing.
+	HoldVolume(ctx context.Context, in *HoldVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
+	// ReleaseVolume lets a volume be attached again. It is no error where nobody holds it.
+	ReleaseVolume(ctx context.Context, in *ReleaseVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	// AttachVolume shows a volume as a block device. Asking again answers the same device.
 	AttachVolume(ctx context.Context, in *AttachVolumeRequest, opts ...grpc.CallOption) (*Attachment, error)
 	// DetachVolume takes the device away. Asking again is no error.
@@ -380,6 +386,26 @@ func (c *engineClient) RollbackVolume(ctx context.Context, in *RollbackVolumeReq
 	return out, nil
 }
 
+func (c *engineClient) HoldVolume(ctx context.Context, in *HoldVolumeRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, Engine_HoldVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) ReleaseVolume(ctx context.Context, in *ReleaseVolumeRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, Engine_ReleaseVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) AttachVolume(ctx context.Context, in *AttachVolumeRequest, opts ...grpc.CallOption) (*Attachment, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Attachment)
@@ -531,6 +557,10 @@ type EngineServer interface {
 	TidyVolume(context.Context, *TidyVolumeRequest) (*TidyStep, error)
 	// RollbackVolume puts a detached volume back to one of its own snapshots.
 	RollbackVolume(context.Context, *RollbackVolumeRequest) (*Volume, error)
+	// HoldVolume keeps a detached volume from being attached until its holder rolled it back or let it go. Asking again changes nothing.
+	HoldVolume(context.Context, *HoldVolumeRequest) (*Volume, error)
+	// ReleaseVolume lets a volume be attached again. It is no error where nobody holds it.
+	ReleaseVolume(context.Context, *ReleaseVolumeRequest) (*Volume, error)
 	// AttachVolume shows a volume as a block device. Asking again answers the same device.
 	AttachVolume(context.Context, *AttachVolumeRequest) (*Attachment, error)
 	// DetachVolume takes the device away. Asking again is no error.
@@ -622,6 +652,12 @@ func (UnimplementedEngineServer) TidyVolume(context.Context, *TidyVolumeRequest)
 }
 func (UnimplementedEngineServer) RollbackVolume(context.Context, *RollbackVolumeRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method RollbackVolume not implemented")
+}
+func (UnimplementedEngineServer) HoldVolume(context.Context, *HoldVolumeRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method HoldVolume not implemented")
+}
+func (UnimplementedEngineServer) ReleaseVolume(context.Context, *ReleaseVolumeRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseVolume not implemented")
 }
 func (UnimplementedEngineServer) AttachVolume(context.Context, *AttachVolumeRequest) (*Attachment, error) {
 	return nil, status.Error(codes.Unimplemented, "method AttachVolume not implemented")
@@ -1064,6 +1100,42 @@ func _Engine_RollbackVolume_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_HoldVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).HoldVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_HoldVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).HoldVolume(ctx, req.(*HoldVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_ReleaseVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).ReleaseVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_ReleaseVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).ReleaseVolume(ctx, req.(*ReleaseVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_AttachVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AttachVolumeRequest)
 	if err := dec(in); err != nil {
@@ -1298,6 +1370,14 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RollbackVolume",
 			Handler:    _Engine_RollbackVolume_Handler,
+		},
+		{
+			MethodName: "HoldVolume",
+			Handler:    _Engine_HoldVolume_Handler,
+		},
+		{
+			MethodName: "ReleaseVolume",
+			Handler:    _Engine_ReleaseVolume_Handler,
 		},
 		{
 			MethodName: "AttachVolume",
