@@ -28,6 +28,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/controller/selectednode"
 	"github.com/rowan-csi/rowan/pkg/controller/snapshotpolicy"
 	"github.com/rowan-csi/rowan/pkg/controller/storageprofile"
+	"github.com/rowan-csi/rowan/pkg/controller/volumerollback"
 )
 
 // Controller is one of them.
@@ -44,6 +45,7 @@ func All(k *kit.Kit) []Controller {
 		lostnode.New(k, agents),
 		selectednode.New(k),
 		storageprofile.New(k),
+		volumerollback.New(k),
 	}
 	if k.SnapshotPolicies {
 		all = append(all, snapshotpolicy.New(k))

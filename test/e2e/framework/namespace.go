@@ -110,6 +110,7 @@ func (f *Flow) dump() {
 		"localsnapshotgroups":          {&rowanv1alpha1.LocalSnapshotGroupList{}, nil},
 		"volumegroupsnapshots":         {&groupsnapshotv1.VolumeGroupSnapshotList{}, []client.ListOption{in}},
 		"volumegroupsnapshotcontents":  {&groupsnapshotv1.VolumeGroupSnapshotContentList{}, nil},
+		"volumerollbacks":              {&rowanv1alpha1.VolumeRollbackList{}, []client.ListOption{in}},
 	} {
 		err := f.List(ctx, of.list, of.in...)
 		var b []byte

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -122,6 +123,34 @@ func or[T comparable](v, fallback T) T {
 		return fallback
 	}
 	return v
+}
+
+// StatefulSet makes a set of pods that each have a claim, at DataDir and "data".
+func (f *Flow) StatefulSet(name string, replicas int32) *appsv1.StatefulSet {
+	f.Helper()
+	labels := map[string]string{"app": name}
+	pod := Pod{Claims: []string{"data"}, Labels: labels}.Object(f)
+	pod.Spec.Volumes = nil // each pod's claim is the set's
+	s := &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace},
+		Spec: appsv1.StatefulSetSpec{
+			Replicas: &replicas, ServiceName: name, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template:             corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod.Spec},
+			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{*Claim{Name: "data"}.Object("")},
+		},
+	}
+	must(f, f.Create(f.Context(), s))
+	return s
+}
+
+// Scale changes how many pods a set has.
+func (f *Flow) Scale(name string, replicas int32) {
+	f.Helper()
+	s := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace}}
+	must(f, f.Get(f.Context(), Key(s), s))
+	before := s.DeepCopy()
+	s.Spec.Replicas = &replicas
+	must(f, f.Patch(f.Context(), s, client.MergeFrom(before)))
 }
 
 // RemoveSnapshot deletes a VolumeSnapshot and waits until it is gone.
