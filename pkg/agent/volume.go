@@ -52,7 +52,7 @@ func (r volumes) keep(ctx context.Context, v *v1alpha1.LocalVolume) (reconcile.R
 	case errors.Is(err, volume.ErrNotFound) && !is(v, v1alpha1.Created):
 		return r.create(ctx, v, pool)
 	case errors.Is(err, volume.ErrNotFound), is(v, v1alpha1.Created) && r.gone(ctx, v.Spec.Location, err):
-		return r.lost(ctx, v, err)
+		return r.lostVolume(ctx, v, err)
 	}
 	return r.unmade(ctx, v, err)
 }
@@ -86,7 +86,7 @@ func (r volumes) taken(ctx context.Context, v *v1alpha1.LocalVolume) (reconcile.
 	err := fmt.Errorf("pool %s: %w: it has a volume of that name which was made for another object; it is kept as an orphan, see the Pool's status",
 		v.Spec.Pool, volume.ErrExists)
 	if is(v, v1alpha1.Created) {
-		return r.lost(ctx, v, err)
+		return r.lostVolume(ctx, v, err)
 	}
 	return r.unmade(ctx, v, err)
 }
@@ -101,7 +101,7 @@ func (r volumes) create(ctx context.Context, v *v1alpha1.LocalVolume, pool engin
 		return reconcile.Result{}, err
 	}
 	if is(v, v1alpha1.Created) {
-		return r.lost(ctx, v, fmt.Errorf("volume %s: %w in pool %s", v.Name, volume.ErrNotFound, pool.Name))
+		return r.lostVolume(ctx, v, fmt.Errorf("volume %s: %w in pool %s", v.Name, volume.ErrNotFound, pool.Name))
 	}
 	spec, err := volumeSpec(v)
 	if err != nil {
@@ -236,8 +236,21 @@ func (r volumes) attached(ctx context.Context, v *v1alpha1.LocalVolume) (bool, e
 	return false, local.Translate(err)
 }
 
-// lost tells that what was made once is not there any more. Nothing is made in its place.
-func (a *Agent) lost(ctx context.Context, o client.Object, cause error) (reconcile.Result, error) {
+// lostVolume is lost, and tells whether the volume has a device yet: one that said it was attached when its disk went could never be deleted.
+func (r volumes) lostVolume(ctx context.Context, v *v1alpha1.LocalVolume, cause error) (reconcile.Result, error) {
+	attached, err := r.attached(ctx, v)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	return r.lost(ctx, v, cause, func(c conditions) {
+		if !attached {
+			c.over(v1alpha1.Attached, v1alpha1.ReasonDetached, "the volume is lost")
+		}
+	})
+}
+
+// lost tells that what was made once is not there any more, and more of it. Nothing is made in its place.
+func (a *Agent) lost(ctx context.Context, o client.Object, cause error, more ...func(conditions)) (reconcile.Result, error) {
 	was := is(o, v1alpha1.Lost)
 	err := write(ctx, a, o, func(o client.Object, c conditions) {
 		why := v1alpha1.ReasonLost
@@ -246,6 +259,9 @@ func (a *Agent) lost(ctx context.Context, o client.Object, cause error) (reconci
 		}
 		if !is(o, v1alpha1.Lost) {
 			c.yes(v1alpha1.Lost, why, cause.Error()+". It was made once and is never made again, blank. Bring its pool's disks back, or restore it from a backup")
+		}
+		for _, tell := range more {
+			tell(c)
 		}
 	})
 	if err == nil && !was {

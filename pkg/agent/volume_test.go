@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -222,6 +223,23 @@ func TestVolumeRefused(t *testing.T) {
 		w.settled()
 		w.condition(v, v1alpha1.Deleted, metav1.ConditionTrue, "")
 	}
+}
+
+// A volume that was attached when its disk went says so no more: it could never be deleted.
+func TestLostIsNotAttached(t *testing.T) {
+	w, p := poolWorld(t)
+	v := newVolume(p, "v", 10*mi)
+	w.apply(v)
+	w.settled()
+	o := get(w, v)
+	before := o.DeepCopy()
+	meta.SetStatusCondition(&o.Status.Conditions, metav1.Condition{Type: v1alpha1.Attached, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAttached})
+	must(t, w.client.Status().Patch(t.Context(), o, client.MergeFrom(before)))
+	must(t, w.rpc.DeleteVolume(t.Context(), p.Name, v.Name))
+	w.startAgent()
+	w.settled()
+	w.condition(v, v1alpha1.Lost, metav1.ConditionTrue, v1alpha1.ReasonLost)
+	w.condition(v, v1alpha1.Attached, metav1.ConditionFalse, v1alpha1.ReasonDetached)
 }
 
 func TestAttached(t *testing.T) {
