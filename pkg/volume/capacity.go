@@ -57,8 +57,8 @@ func (a Admission) Admit(s Space, bytes int64, kind Provisioning) error {
 // AdmitSnapshot refuses a snapshot in a pool that is nearly full: from then on every overwrite takes new space.
 func (a Admission) AdmitSnapshot(s Space) error {
 	if s.Scarce {
-		return fmt.Errorf("%w: pool %s is nearly full, %d of %d bytes are left: delete snapshots or volumes, or grow the pool",
-			ErrNoSpace, s.Pool, s.Available, s.Size)
+		// Without figures: what is really in use is not known to everybody who knows that much.
+		return fmt.Errorf("%w: pool %s is nearly full and takes no new volumes and snapshots: delete snapshots or volumes, or grow the pool", ErrNoSpace, s.Pool)
 	}
 	return nil
 }

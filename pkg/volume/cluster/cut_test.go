@@ -114,7 +114,7 @@ func TestCutErrors(t *testing.T) {
 	pool.Name = volumetest.Pool
 	f.status(pool, func() { state(&pool.Status.Conditions, v1alpha1.SpaceScarce, 1, nil) })
 	_, err = f.CreateSnapshot(t.Context(), volume.SnapshotRequest{Name: "more", Source: v.ID})
-	says(t, "nearly full", err, volume.ErrNoSpace, volumetest.Pool)
+	says(t, "nearly full", err, volume.ErrNoSpace, volumetest.Pool+" is nearly full and takes no new volumes and snapshots")
 	f.status(pool, func() { state(&pool.Status.Conditions, v1alpha1.Ready, 1, errors.New("disk broken")) })
 	_, err = f.CreateSnapshot(t.Context(), volume.SnapshotRequest{Name: "more", Source: v.ID})
 	says(t, "out of service", err, volume.ErrFailed, "disk broken", "worker-a")
