@@ -82,6 +82,14 @@ func (a *Agent) gone(ctx context.Context, l v1alpha1.Location, err error) bool {
 	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonPoolGone
 }
 
+// givenUp says whether an object's pool is gone and was given up, with both keys: its disk is lost for good. What was to be deleted there counts as
+// deleted then. Promise "blocks are freed by two keys alone": nothing is freed; should the disk return, all on it are orphans, which are kept.
+func (a *Agent) givenUp(ctx context.Context, l v1alpha1.Location, err error) bool {
+	p := &v1alpha1.Pool{}
+	return a.gone(ctx, l, err) && a.client.Get(ctx, client.ObjectKey{Name: l.Pool}, p) == nil && p.Status.UUID == l.PoolUUID &&
+		p.Spec.DesiredState == v1alpha1.Absent && p.DeletionTimestamp != nil
+}
+
 // unanswered says that the engine, or the pool on its way up, gave no answer: nothing is known that was not known before.
 func unanswered(err error) bool {
 	return errors.Is(err, volume.ErrUnavailable) || errors.Is(err, volume.ErrPending) || errors.Is(err, context.Canceled) ||

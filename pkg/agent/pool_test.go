@@ -14,6 +14,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
 )
 
 // newPool is a Pool of one directory.
@@ -137,6 +138,46 @@ func TestPoolGone(t *testing.T) {
 }
 
 // Disks of another node: they are announced, and served once the objects are here, under the identity that the volumes are looked for.
+// A pool whose disk is lost for good is given up with both keys, and with it what was to be deleted there; what nobody asked to delete keeps it.
+func TestLostPoolGivenUp(t *testing.T) {
+	w, p := poolWorld(t)
+	v, kept := newVolume(p, "v", 10*mi), newVolume(p, "kept", 10*mi)
+	w.apply(v)
+	w.apply(kept)
+	w.settled()
+	w.stopEngine()
+	dir := filepath.Join(w.dir, "pool")
+	must(t, os.Rename(dir, dir+".away"))
+	must(t, os.RemoveAll(w.state))
+	w.startEngine()
+	w.settled()
+	absent := func(o client.Object, want *v1alpha1.DesiredState) {
+		*want = v1alpha1.Absent
+		w.apply(o)
+		must(t, w.client.Delete(t.Context(), o))
+		w.settled()
+	}
+	get(w, v)
+	absent(v, &v.Spec.DesiredState)
+	w.condition(v, v1alpha1.Deleted, metav1.ConditionFalse, "")
+	get(w, p)
+	absent(p, &p.Spec.DesiredState)
+	w.settled()
+	w.condition(v, v1alpha1.Deleted, metav1.ConditionTrue, "")
+	w.condition(p, v1alpha1.Deleted, metav1.ConditionFalse, "")
+	get(w, kept)
+	absent(kept, &kept.Spec.DesiredState)
+	w.settled()
+	w.condition(p, v1alpha1.Deleted, metav1.ConditionTrue, "")
+	must(t, os.Rename(dir+".away", dir))
+	if _, err := w.rpc.OpenPool(t.Context(), host.OpenSpec{Member: dir}); err != nil {
+		t.Fatal(err)
+	}
+	if vs, err := w.rpc.Volumes(t.Context(), p.Name); err != nil || len(vs) != 2 {
+		t.Errorf("the disk returns with %+v, %v; want both volumes", vs, err)
+	}
+}
+
 func TestForeignPool(t *testing.T) {
 	w := newWorld(t)
 	dir := filepath.Join(w.dir, "pool")

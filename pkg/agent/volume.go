@@ -290,7 +290,8 @@ func (r volumes) remove(ctx context.Context, v *v1alpha1.LocalVolume) (reconcile
 // removed tells how a removal went.
 func (a *Agent) removed(ctx context.Context, o client.Object, l v1alpha1.Location, err error) (reconcile.Result, error) {
 	err = local.Translate(err)
-	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, errPoolAway) && !is(o, v1alpha1.Created) && (neverMade(o) || a.gone(ctx, l, err)) {
+	if errors.Is(err, volume.ErrNotFound) || a.givenUp(ctx, l, err) ||
+		errors.Is(err, errPoolAway) && !is(o, v1alpha1.Created) && (neverMade(o) || a.gone(ctx, l, err)) {
 		err = nil // it is gone, or never was
 	}
 	if unanswered(err) {
