@@ -162,6 +162,12 @@ e2e-flows: ## Bring a cluster up, install the chart, run the flows of test/e2e, 
 	$(GO) run ./hack/e2e -artifacts .cache/e2e -- $(GO) test -count=1 -v -timeout 40m -parallel $(E2E_P) $(if $(RUN),-run '$(RUN)') ./test/e2e \
 		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}' -machine '{machine}' -artifacts {artifacts} $(if $(SEED),-seed $(SEED))
 
+.PHONY: e2e-sanity
+e2e-sanity: ## The CSI project's conformance tests over the sockets of the driver in a cluster of its own (as root)
+	@hack/setup.sh cluster
+	$(GO) run ./hack/e2e -nodes 1 -artifacts .cache/e2e-sanity -- $(GO) test -count=1 -v -timeout 45m -run TestSanityInCluster ./test/e2e/sanity \
+		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}'
+
 .PHONY: e2e-scale
 e2e-scale: ## Times and sizes on a cluster of its own: snapshots, restores, 200 claims with 5 snapshots each; fails above the bars (as root)
 	@hack/setup.sh cluster

@@ -1,5 +1,6 @@
-// Package sanity runs csi-test's suite against rowan-driver, rowan-engine, its pool and the kernel: real devices, real file systems, real mounts. It has
-// no code but this test; without root it skips. (pkg/driver runs the same suite in memory.)
+// Package sanity runs csi-test's suite against rowan-driver, rowan-engine, its pool and the kernel: real devices, real file systems, real mounts. Without
+// a cluster it does so with the driver on an engine of its own, and skips without root; with one (-kubeconfig, -node-exec) over the sockets of the
+// driver there. It has no code but these tests. (pkg/driver runs the same suite in memory.)
 package sanity
 
 import (
@@ -29,9 +30,6 @@ var missing = []string{
 	"ControllerPublishVolume not supported", // attachRequired is false: there is nothing to do in the controller
 	"ControllerUnpublishVolume not supported",
 	"Controller Publish, UnpublishVolume not supported",
-	"ControllerModifyVolume not supported", // VolumeAttributesClass
-	"Modify volume not supported",
-	"Modify Volume not supported",
 	"ControllerGetVolumeHealth not supported", // alpha in specification 1.13
 	"ControllerListVolumeHealth not supported",
 	"NodeGetVolumeHealth not supported",
@@ -40,6 +38,9 @@ var missing = []string{
 }
 
 func TestSanity(t *testing.T) {
+	if options.Kubeconfig != "" {
+		t.Skip("a cluster's driver is tested: TestSanityInCluster")
+	}
 	if err := stack.Check(); err != nil {
 		t.Skip(err)
 	}
@@ -60,7 +61,6 @@ func TestSanity(t *testing.T) {
 		}
 	}()
 
-	gomega.RegisterFailHandler(ginkgo.Fail)
 	for _, kind := range []string{"mount", "block"} {
 		cfg := sanity.NewTestConfig()
 		cfg.Address = s.Endpoint
@@ -69,11 +69,7 @@ func TestSanity(t *testing.T) {
 		cfg.TestVolumeAccessType = kind
 		ginkgo.Describe(kind, func() { sanity.GinkgoTest(&cfg) }) // ginkgo runs one tree per process: both are its branches
 	}
-	ginkgo.ReportAfterSuite("figures", func(r ginkgo.Report) { report(t, r) })
-	suite, reporter := ginkgo.GinkgoConfiguration()
-	reporter.Succinct, reporter.NoColor = true, true
-	suite.Timeout = 9 * time.Minute
-	ginkgo.RunSpecs(t, "CSI sanity", suite, reporter)
+	runSuite(t, 9*time.Minute)
 
 	info, err := s.Engine.Pool(ctx, s.Pool)
 	if err != nil {
@@ -85,6 +81,16 @@ func TestSanity(t *testing.T) {
 	if err := whole(ctx, s); err != nil {
 		t.Error(err)
 	}
+}
+
+// runSuite runs what was described; ginkgo does so once in a process.
+func runSuite(t *testing.T, timeout time.Duration) {
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	ginkgo.ReportAfterSuite("figures", func(r ginkgo.Report) { report(t, r) })
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	reporter.Succinct, reporter.NoColor = true, true
+	suite.Timeout = timeout
+	ginkgo.RunSpecs(t, "CSI sanity", suite, reporter)
 }
 
 // whole waits for the background passes and has the pool checked.
