@@ -127,12 +127,16 @@ func memberIDs(group volume.GroupID, ids []string) (said []volume.SnapshotID, er
 	return said, nil
 }
 
+// paramDeletionPolicy is a field of the class, which Kubernetes' own tests write among its parameters, too. It is the side-cars' business.
+const paramDeletionPolicy = "deletionPolicy"
+
 // checkGroupParameters refuses parameters of a class of groups: there are none.
 func checkGroupParameters(params map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(params)) {
-		if !strings.HasPrefix(key, kubernetesPrefix) {
-			return fmt.Errorf("%w: unknown parameter %q: a VolumeGroupSnapshotClass of %s has none", volume.ErrInvalid, key, Name)
+		if value := params[key]; key == paramDeletionPolicy && (value == "Delete" || value == "Retain") || strings.HasPrefix(key, kubernetesPrefix) {
+			continue
 		}
+		return fmt.Errorf("%w: unknown parameter %q: a VolumeGroupSnapshotClass of %s has none", volume.ErrInvalid, key, Name)
 	}
 	return nil
 }

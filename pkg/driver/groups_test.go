@@ -23,7 +23,7 @@ func TestGroupSnapshots(t *testing.T) {
 	a, b := h.create(createReq("a", gi)).GetVolumeId(), h.create(createReq("b", 2*gi)).GetVolumeId()
 	req := &csi.CreateVolumeGroupSnapshotRequest{
 		Name: "groupsnapshot-1", SourceVolumeIds: []string{a, b},
-		Parameters: map[string]string{"csi.storage.k8s.io/volumegroupsnapshot/name": "nightly"},
+		Parameters: map[string]string{"csi.storage.k8s.io/volumegroupsnapshot/name": "nightly", "deletionPolicy": "Retain"},
 	}
 	g := h.cutGroup(req)
 	if g.GetGroupSnapshotId() != volume.GroupIDOf("groupsnapshot-1").String() || !g.GetReadyToUse() || len(g.GetSnapshots()) != 2 {
@@ -95,6 +95,8 @@ func TestGroupRefusals(t *testing.T) {
 		"no such ID":    {&csi.CreateVolumeGroupSnapshotRequest{Name: "x", SourceVolumeIds: []string{a, "nonsense"}}, codes.NotFound, []string{"nonsense"}},
 		"no such one":   {&csi.CreateVolumeGroupSnapshotRequest{Name: "x", SourceVolumeIds: many[:2]}, codes.NotFound, []string{"source"}},
 		"other volumes": {&csi.CreateVolumeGroupSnapshotRequest{Name: "g", SourceVolumeIds: []string{a}}, codes.AlreadyExists, []string{b, `"g"`}},
+		"no policy": {&csi.CreateVolumeGroupSnapshotRequest{Name: "x", SourceVolumeIds: []string{a}, Parameters: map[string]string{"deletionPolicy": "Keep"}},
+			codes.InvalidArgument, []string{"deletionPolicy"}},
 		"parameter": {&csi.CreateVolumeGroupSnapshotRequest{Name: "x", SourceVolumeIds: []string{a}, Parameters: map[string]string{"speed": "high"}},
 			codes.InvalidArgument, []string{"speed", "VolumeGroupSnapshotClass"}},
 	} {
