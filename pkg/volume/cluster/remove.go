@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -34,13 +35,46 @@ func (s *Service) remove(caller, ctx context.Context, obj client.Object) error {
 			return err // which names the node
 		}
 		if st.is(v1alpha1.Attached) { // with the first key it would be deleted as soon as it is not, whatever the caller wants by then
-			return fmt.Errorf("volume %s is attached on node %s: %w", obj.GetName(), st.node, volume.ErrInUse)
+			if err := s.awaitDetached(ctx, obj); err != nil {
+				return err
+			}
 		}
 	}
 	if err := s.writeKeys(ctx, obj); err != nil {
 		return err
 	}
 	return s.awaitDeleted(caller, ctx, obj)
+}
+
+// detachPatience is how long a volume that is said to be attached is waited for: the node says that it is not a moment after it answered to the unstaging.
+const detachPatience = 2 * time.Second
+
+// awaitDetached waits a moment until the volume is not attached, by what the API server has: obj is that then. Else it is volume.ErrInUse.
+func (s *Service) awaitDetached(ctx context.Context, obj client.Object) error {
+	ctx, cancel := context.WithTimeout(ctx, detachPatience)
+	defer cancel()
+	changes, done := s.hub.subscribe(obj)
+	defer done()
+	name, uid, node := obj.GetName(), obj.GetUID(), stateOf(obj).node
+	inUse := fmt.Errorf("volume %s is attached on node %s: %w", name, node, volume.ErrInUse)
+	for {
+		found, err := s.live(ctx, name, obj)
+		switch {
+		case ctx.Err() != nil:
+			return inUse
+		case err != nil:
+			return err
+		case !found || obj.GetUID() != uid:
+			return fmt.Errorf("volume %s was removed meanwhile: %w", name, volume.ErrPending)
+		case !stateOf(obj).is(v1alpha1.Attached):
+			return nil
+		}
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return inUse
+		}
+	}
 }
 
 // writeKeys writes both keys, of this very object and no other of its name.
