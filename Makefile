@@ -103,6 +103,12 @@ policy-test: ## Hold the retention planner's 13 invariants over 100000 (HISTORIE
 	@hack/setup.sh test
 	$(GO) test -count=1 -v -timeout 12h -run 'TestInvariant' ./pkg/retention -args -rapid.checks $(HISTORIES) $(if $(SEED),-rapid.seed $(SEED))
 
+.PHONY: policy-scale
+policy-scale: ## A snapshot policy over 1,000 PVCs with 50 snapshots each, beside a real API server; fails above the bars
+	@hack/setup.sh cluster
+	$(GO) run ./hack/cluster build
+	$(GO) test -count=1 -v -timeout 20m -run 'TestPolicyScale' ./test/e2e/controllers -args -policy.scale
+
 .PHONY: io-error-test
 io-error-test: ## Fail every call site of the engine's files with every error, at several of its calls
 	@hack/setup.sh test

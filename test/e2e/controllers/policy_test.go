@@ -12,11 +12,14 @@ import (
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	"github.com/prometheus/client_golang/prometheus"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -64,7 +67,7 @@ func (w *world) installSnapshots() {
 func (w *world) stage(t *testing.T) *stage {
 	t.Helper()
 	stages++
-	s := &stage{world: &world{Client: w.Client, t: t, admin: w.admin, cache: w.cache}, t: t, namespace: fmt.Sprintf("stage-%d", stages),
+	s := &stage{world: &world{Client: w.Client, t: t, admin: w.admin, env: w.env, cache: w.cache}, t: t, namespace: fmt.Sprintf("stage-%d", stages),
 		storage: map[string]string{}, made: map[string]bool{}}
 	s.clock = clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Hour).Add(time.Hour + time.Minute))
 	s.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}})
@@ -355,4 +358,28 @@ func (s *stage) condition(p *v1alpha1.SnapshotPolicy, kind, status, text string)
 		}
 		return true, nil
 	})
+}
+
+// lease of a node's agent.
+func (s *stage) lease(node string) *coordinationv1.Lease {
+	s.t.Helper()
+	l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace}}
+	s.must(s.get(l, v1alpha1.AgentLease(node)))
+	return l
+}
+
+// object from YAML.
+func (s *stage) object(text string) *unstructured.Unstructured {
+	s.t.Helper()
+	o := &unstructured.Unstructured{}
+	s.must(yaml.Unmarshal([]byte(text), &o.Object))
+	return o
+}
+
+// installed says whether there is such a definition.
+func (w *world) installed(name string) bool {
+	w.t.Helper()
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	return w.Get(w.t.Context(), client.ObjectKey{Name: name}, m) == nil
 }

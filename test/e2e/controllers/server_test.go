@@ -43,6 +43,7 @@ type world struct {
 	client.Client
 	t     *testing.T
 	admin *rest.Config
+	env   *envtest.Environment
 	cache build.Cache
 	clock *clocktesting.FakePassiveClock
 }
@@ -76,7 +77,7 @@ func start(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, admin: admin, cache: programs, clock: clocktesting.NewFakePassiveClock(time.Now())}
+	w := &world{t: t, admin: admin, env: env, cache: programs, clock: clocktesting.NewFakePassiveClock(time.Now())}
 	w.Client, err = client.New(admin, client.Options{Scheme: w.scheme()})
 	w.must(err)
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
