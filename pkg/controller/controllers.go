@@ -85,10 +85,10 @@ func AddToScheme(s *runtime.Scheme) error {
 }
 
 // CacheOptions keep the cache small: of leases those of the release's namespace; of pods those without a node, and their names, volumes and no more;
-// and of nothing the record of who wrote which field.
+// of snapshots what is read of them; and of nothing the record of who wrote which field.
 func CacheOptions(namespace string) cache.Options {
 	return cache.Options{
-		DefaultTransform: cache.TransformStripManagedFields(),
+		DefaultTransform: slim,
 		ByObject: map[client.Object]cache.ByObject{
 			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{namespace: {}}},
 			&corev1.Pod{}:           {Field: fields.OneTermEqualSelector("spec.nodeName", ""), Transform: onlyVolumes},

@@ -28,6 +28,7 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -58,8 +59,9 @@ const (
 type Controller struct {
 	*kit.Kit
 	snapshots atomic.Bool // their definitions are installed, and watched
-	others    optional    // kinds that may be installed
-	figures   figures     // of pools, as the agents tell them
+	mapper    meta.RESTMapper
+	others    optional // kinds that may be installed
+	figures   figures  // of pools, as the agents tell them
 
 	mu       sync.Mutex
 	memories map[client.ObjectKey]*memory
@@ -88,6 +90,7 @@ func (c *Controller) Register(ctx context.Context, m ctrl.Manager) error {
 
 // begin watching, now that our own definitions are there. Those of snapshots may come later.
 func (c *Controller) begin(ctx context.Context, m ctrl.Manager) error {
+	c.mapper, c.others.reader = m.GetRESTMapper(), m.GetCache()
 	own := builder.WithPredicates(predicate.Or[client.Object](
 		predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{}))
 	policies, err := ctrl.NewControllerManagedBy(m).Named("snapshotpolicy").
@@ -104,7 +107,6 @@ func (c *Controller) begin(ctx context.Context, m ctrl.Manager) error {
 	if err := policies.Watch(source.Kind[client.Object](m.GetCache(), &coordinationv1.Lease{}, c.later(c.policiesOfLease))); err != nil {
 		return fmt.Errorf("watch leases: %w", err)
 	}
-	c.others.reader = m.GetCache()
 	c.watchOptional(ctx, m, policies)
 	return c.WhenInstalled(ctx, m.GetRESTMapper(), snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot"), func() error {
 		if err := c.indexSnapshots(ctx, m); err != nil {
@@ -116,6 +118,13 @@ func (c *Controller) begin(ctx context.Context, m ctrl.Manager) error {
 		c.snapshots.Store(true)
 		return c.wake(policies)
 	})
+}
+
+// notInstalled says that the API server does not know VolumeSnapshots. One that does not answer has not said so.
+func (c *Controller) notInstalled() bool {
+	kind := snapshotv1.SchemeGroupVersion.WithKind("VolumeSnapshot")
+	_, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	return meta.IsNoMatchError(err)
 }
 
 // Reconcile one policy: of a namespace, or, where the request has none, of the cluster.
@@ -131,6 +140,9 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	mem := c.remember(req.NamespacedName, p.uid())
 	began := time.Now() // of the process' own time, for the cost alone
 	defer func() { mem.cost.Store(int64(time.Since(began))) }()
+	if !c.snapshots.Load() && !c.notInstalled() { // this process has just begun, and does not see them yet: nothing can be said of them
+		return reconcile.Result{RequeueAfter: c.SettleFor}, nil
+	}
 	if p.obj.GetDeletionTimestamp() != nil {
 		return c.finish(ctx, p, mem)
 	}
