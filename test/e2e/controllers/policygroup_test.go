@@ -179,7 +179,7 @@ func poolPressure(s *stage) {
 	stop()
 }
 
-// usedByOthers: CDI's and KubeVirt's objects and VolumeRollbacks, where their definitions are installed.
+// usedByOthers: CDI's and KubeVirt's objects, where their definitions are installed. (VolumeRollbacks are ended here by their own controller at once.)
 func usedByOthers(w *world, s *stage) {
 	w.t = s.t
 	plain := func(group, version, kind, plural string) {
@@ -194,7 +194,6 @@ schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: t
 	plain("cdi.kubevirt.io", "v1beta1", "DataSource", "datasources")
 	plain("snapshot.kubevirt.io", "v1beta1", "VirtualMachineSnapshotContent", "virtualmachinesnapshotcontents")
 	plain("snapshot.kubevirt.io", "v1beta1", "VirtualMachineRestore", "virtualmachinerestores")
-	rollback := w.installed("volumerollbacks.rowan.storage")
 	s.run(false)
 	s.policy("hourly", strings.Replace(hourlyKeepTwo, "keepLast: 2", "keepLast: 1", 1))
 	base := s.base()
@@ -205,9 +204,6 @@ schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: t
 		"vmrestore":   `{apiVersion: snapshot.kubevirt.io/v1beta1, kind: VirtualMachineRestore, status: {restores: [{volumeSnapshotName: %[1]s}]}}`,
 		"vmrestored":  `{apiVersion: snapshot.kubevirt.io/v1beta1, kind: VirtualMachineRestore, status: {complete: true, restores: [{volumeSnapshotName: %[1]s}]}}`,
 		"datavolume2": `{apiVersion: cdi.kubevirt.io/v1beta1, kind: DataVolume, spec: {source: {snapshot: {name: %[1]s}}}, status: {phase: Succeeded}}`,
-	}
-	if rollback {
-		users["rollback"] = `{apiVersion: rowan.storage/v1alpha1, kind: VolumeRollback, spec: {persistentVolumeClaimName: rollback, volumeSnapshotName: %[1]s}}`
 	}
 	for name := range users {
 		s.pvc(name, v1alpha1.DriverName, db)

@@ -135,7 +135,7 @@ func (s *stage) fill(p *v1alpha1.SnapshotPolicy, claims []*corev1.PersistentVolu
 					Annotations: map[string]string{retention.AnnotationPolicy: "SnapshotPolicy/" + s.namespace + "/" + p.Name, retention.AnnotationSource: string(claim.UID),
 						retention.AnnotationSchedules: retention.RunsText(map[string]time.Time{"s0": nominal})},
 					ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "snapshot-controller", Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "snapshot.storage.k8s.io/v1",
-						Time: &at, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{".":{},"f:creationTime":{},"f:readyToUse":{}}}`)}}}},
+						Time: &at, FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:status":{".":{},"f:creationTime":{},"f:readyToUse":{}}}`)}}},
 				Spec:   snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &claim.Name}, VolumeSnapshotClassName: &className},
 				Status: &snapshotv1.VolumeSnapshotStatus{BoundVolumeSnapshotContentName: &content, CreationTime: &at, ReadyToUse: &ready, RestoreSize: &size}})
 			put("snapshot.storage.k8s.io/volumesnapshotcontents/"+content, &snapshotv1.VolumeSnapshotContent{
