@@ -221,6 +221,36 @@ func TestHoldLost(t *testing.T) {
 	s.free()
 }
 
+// A safety snapshot that cannot be taken does not keep the volume from being used for ever.
+func TestNoSafetySnapshot(t *testing.T) {
+	s := start(t)
+	s.Create(rollback("r"))
+	look := func() *v1alpha1.VolumeRollback {
+		for range 6 {
+			if _, err := s.look("r"); err != nil && !apierrors.IsConflict(err) {
+				t.Fatal(err)
+			}
+			s.node()
+		}
+		r := rollback("r")
+		s.exists(r)
+		return r
+	}
+	r := look()
+	snap := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: safetyName(r)}}
+	s.exists(snap)
+	snap.CreationTimestamp = metav1.NewTime(s.Clock.Now())
+	snap.Status = &snapshotv1.VolumeSnapshotStatus{Error: &snapshotv1.VolumeSnapshotError{Message: ptr("the pool is nearly full")}}
+	s.must(s.Client.Update(t.Context(), snap))
+	s.condition(look(), v1alpha1.Complete, metav1.ConditionFalse, v1alpha1.ReasonSafety, "the pool is nearly full")
+	s.Step(safetyPatience + time.Second)
+	s.condition(look(), v1alpha1.Failed, metav1.ConditionTrue, v1alpha1.ReasonSafety, "the volume is let go")
+	s.free()
+	if s.rolled != 0 {
+		t.Error("rolled back")
+	}
+}
+
 // A rollback that is deleted at any step lets the volume go; it is done or not done.
 func TestDeleted(t *testing.T) {
 	for n := range 12 {

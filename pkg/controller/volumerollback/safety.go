@@ -22,6 +22,9 @@ import (
 // annotationHeld has the time since which the volume was held when the safety snapshot was asked for: of another hold it is not safe.
 const annotationHeld = "rowan.storage/held-since"
 
+// safetyPatience is how long the safety snapshot may take: nothing can use the volume meanwhile, and what keeps it from being taken (a full pool) may last.
+const safetyPatience = 5 * time.Minute
+
 // maxName is the longest name that a VolumeSnapshot's name is made from.
 const maxName = 200
 
@@ -63,6 +66,10 @@ func (c *Controller) makeSafe(ctx context.Context, r *v1alpha1.VolumeRollback, v
 		}
 	}
 	if st := s.Status; st == nil || st.ReadyToUse == nil || !*st.ReadyToUse {
+		if at := s.CreationTimestamp; !at.IsZero() && c.Clock.Since(at.Time) > safetyPatience {
+			return refuse(v1alpha1.ReasonSafety, "VolumeSnapshot %s is not ready after %s%s: the volume is let go, so that pods can use it; "+
+				"make another VolumeRollback once snapshots can be taken", name, safetyPatience, trouble(st))
+		}
 		return wait(v1alpha1.ReasonSafety, "VolumeSnapshot %s is being taken of what is to be replaced%s", name, trouble(st))
 	}
 	cut, err := c.snapshotOf(ctx, r.Namespace, name)
