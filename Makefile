@@ -59,6 +59,12 @@ demo: ## Show snapshot, restore, rollback and delete through the CSI socket, on 
 	@$(GO) build -trimpath -o bin/demo ./hack/demo
 	@bin/demo
 
+.PHONY: freeze-test
+freeze-test: ROUNDS ?= 100
+freeze-test: ## Time frozen file systems: 100 (ROUNDS=n) snapshots with 1 GiB dirty each, and kills of the driver meanwhile; fails above the bars (as root)
+	@hack/setup.sh demo
+	$(GO) test -count=1 -v -timeout 60m ./test/e2e/freeze -args -rounds $(ROUNDS)
+
 .PHONY: kill-test
 kill-test: KILLS ?= 20
 kill-test: ## Kill the engine 20 (KILLS=n) times under verified I/O, as root; SEED=n repeats a run's choices

@@ -24,6 +24,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/driver"
+	"github.com/rowan-csi/rowan/pkg/driver/consistency"
 	"github.com/rowan-csi/rowan/pkg/driver/siblings"
 	"github.com/rowan-csi/rowan/pkg/volume"
 	"github.com/rowan-csi/rowan/pkg/volume/cluster"
@@ -93,7 +94,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	}
 	server := driver.NewServer(logger, driver.Services{
 		Identity:   driver.NewIdentity(version, true, service.Health),
-		Controller: siblings.New(driver.NewController(service, driver.ParamPoolSet), live, recorder),
+		Controller: consistency.New(siblings.New(driver.NewController(service, driver.ParamPoolSet), live, recorder), live),
 		Group:      driver.NewGroupController(service),
 		Observe:    measure,
 	})

@@ -79,6 +79,7 @@ func command() *cobra.Command {
 	for _, name := range []string{"v", "vmodule"} {
 		f.AddGoFlag(logFlags.Lookup(name))
 	}
+	cmd.AddCommand(thawGuard())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		m, err := choose(modes, chosen)
 		if err != nil {

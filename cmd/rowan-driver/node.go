@@ -22,6 +22,7 @@ import (
 	"github.com/rowan-csi/rowan/pkg/driver"
 	"github.com/rowan-csi/rowan/pkg/driver/mount"
 	"github.com/rowan-csi/rowan/pkg/engine/rpc"
+	"github.com/rowan-csi/rowan/pkg/freeze"
 	"github.com/rowan-csi/rowan/pkg/kubelet"
 )
 
@@ -63,6 +64,7 @@ func (o *nodeOptions) check() error {
 type nodePlugin struct {
 	options      *nodeOptions
 	engine       *rpc.Client
+	freezer      *freeze.Freezer
 	manager      manager.Manager
 	agent        *agent.Agent
 	registration *kubelet.Registration
@@ -75,6 +77,10 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	}
 	ctrl.SetLogger(klog.FromContext(ctx))
 	p := &nodePlugin{options: o}
+	// Before anything else: what an earlier process left frozen is somebody's pod.
+	if p.freezer, err = freezer(ctx, o.shared.frozenDir); err != nil {
+		return err
+	}
 	if p.engine, err = rpc.Dial(o.shared.engineSocket); err != nil {
 		return err
 	}
@@ -139,6 +145,7 @@ func (p *nodePlugin) setUp() error {
 	endpoint := strings.TrimPrefix(o.shared.endpoint, "unix://")
 	p.agent, err = agent.New(p.manager.GetClient(), p.manager.GetAPIReader(), p.engine, p.manager.GetEventRecorder("rowan-agent"), agent.Config{
 		Node: o.shared.node, Namespace: namespace, IdentityFile: filepath.Join(filepath.Dir(endpoint), "identity"), Interval: o.interval,
+		Freeze: freezing(p.freezer),
 	})
 	if err != nil {
 		return err

@@ -47,12 +47,17 @@ func (o *standaloneOptions) run(ctx context.Context) error {
 		return err
 	}
 	logger := klog.FromContext(ctx)
+	frozen, err := freezer(ctx, o.shared.frozenDir) // first: what an earlier process left frozen is in somebody's use
+	if err != nil {
+		return err
+	}
 	engine, err := rpc.Dial(o.shared.engineSocket)
 	if err != nil {
 		return err
 	}
 	service := volume.Open(local.New(engine, local.Config{
 		Node: volume.NodeID(o.shared.node), Pool: o.pool, Admission: volume.Admission{Overcommit: o.overcommit},
+		Freeze: freezing(frozen),
 	}))
 	listener, err := driver.Listen(o.shared.endpoint)
 	if err != nil {

@@ -145,7 +145,7 @@ func (s *Stack) keeperSocket() string { return filepath.Join(s.Dir, "keeper.sock
 
 func (s *Stack) startDriver(ctx context.Context) (err error) {
 	s.driver = s.process("driver", "rowan-driver", "--standalone", "--endpoint", s.Endpoint, "--engine-socket", s.EngineSocket, "--pool", s.Pool,
-		"--node-name", Node)
+		"--node-name", Node, "--frozen-dir", filepath.Join(s.ringDir, "frozen"))
 	if err := s.driver.start(); err != nil {
 		return err
 	}
@@ -159,6 +159,17 @@ func (s *Stack) startDriver(ctx context.Context) (err error) {
 		}
 		return err
 	})
+}
+
+// KillDriver ends the driver as kill -9 does, and StartDriver starts it again.
+func (s *Stack) KillDriver() error { return s.driver.kill() }
+
+// StartDriver starts the driver, which must not run, and waits until it answers.
+func (s *Stack) StartDriver(ctx context.Context) error {
+	if err := s.CSI.Close(); err != nil {
+		return fmt.Errorf("start the driver: %w", err)
+	}
+	return s.startDriver(ctx)
 }
 
 // StartEngine starts the engine, which must not run, and waits until its pools are open and its devices answer.

@@ -20,15 +20,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/volume/local"
 )
 
-// Config says which node it is. All but Clock must be set.
+// Config says which node it is. All but Clock and Freeze must be set.
 type Config struct {
 	Node         string           // the Node object's name
 	Namespace    string           // of the agent's lease
 	IdentityFile string           // remembers the node's identity; its folder is there and survives restarts of the machine
 	Interval     time.Duration    // how often pools are looked at for what only the engine knows
 	Clock        clock.WithTicker // default: the real one
+	Freeze       local.Freeze     // nil: no file system is frozen, and a snapshot that needs it is refused
 }
 
 // Agent is the node's agent.

@@ -44,9 +44,9 @@ func (r snapshots) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return r.unmade(ctx, s, fmt.Errorf("pool %s: %w: it has a snapshot of that name which was made for another object; it is kept as an orphan, "+
 			"see the Pool's status", s.Spec.Pool, volume.ErrExists))
 	case err == nil && !created && s.Spec.Group == "":
-		return r.adopt(ctx, s, info)
+		return r.adopt(ctx, s, info, "")
 	case err == nil:
-		return reconcile.Result{}, r.made(ctx, s, info)
+		return reconcile.Result{}, r.made(ctx, s, info, "")
 	case created && (errors.Is(err, volume.ErrNotFound) || r.gone(ctx, s.Spec.Location, err)):
 		return r.lost(ctx, s, err)
 	case errors.Is(err, volume.ErrNotFound) && s.Spec.Group == "":
@@ -88,7 +88,7 @@ func (r snapshots) cut(ctx context.Context, s *v1alpha1.LocalSnapshot) (reconcil
 		return r.unmade(ctx, s, fmt.Errorf("%w: %w", volume.ErrSourceNotFound, err))
 	}
 	if err == nil {
-		err = q.Check()
+		err = errors.Join(q.Check(), r.freezable(s, source))
 	}
 	if err != nil {
 		return r.unmade(ctx, s, local.Translate(err))
@@ -96,10 +96,20 @@ func (r snapshots) cut(ctx context.Context, s *v1alpha1.LocalSnapshot) (reconcil
 	cutting, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	spec := snapshotSpec(s.Spec.CSIName, source, string(s.UID))
-	info, err := r.engine.CreateSnapshot(cutting, s.Spec.Pool, spec)
+	info, how := engine.SnapshotInfo{}, ""
+	if freezes(s) {
+		mounted := false
+		if info, mounted, err = local.FrozenCut(cutting, r.engine, r.cfg.Freeze, s.Spec.Pool, spec); mounted {
+			how = v1alpha1.FrozenFileSystem
+		} else {
+			how = v1alpha1.FrozenNotMounted
+		}
+	} else {
+		info, err = r.engine.CreateSnapshot(cutting, s.Spec.Pool, spec)
+	}
 	switch {
 	case err == nil:
-		return r.adopt(ctx, s, info)
+		return r.adopt(ctx, s, info, how)
 	case errors.Is(err, engine.ErrExists), cutting.Err() != nil:
 		return reconcile.Result{}, fmt.Errorf("cut snapshot %s: %w", s.Name, err) // the next look tells what became of it
 	case errors.Is(err, engine.ErrNotFound):
@@ -112,6 +122,23 @@ func (r snapshots) cut(ctx context.Context, s *v1alpha1.LocalSnapshot) (reconcil
 	return res, err
 }
 
+// freezes says whether the file system is to be frozen for the cut.
+func freezes(s *v1alpha1.LocalSnapshot) bool {
+	return s.Spec.Consistency == string(volume.ConsistencyFreeze)
+}
+
+// freezable says why a volume cannot be frozen.
+func (r snapshots) freezable(s *v1alpha1.LocalSnapshot, source engine.VolumeInfo) error {
+	if !freezes(s) {
+		return nil
+	}
+	if r.cfg.Freeze == nil {
+		return fmt.Errorf("%w: this node's plugin freezes no file systems", volume.ErrInvalid)
+	}
+	_, fsType := local.SizingOf(source.Size, source.Labels)
+	return volume.CheckFreeze(fsType)
+}
+
 // snapshotSpec is what the engine is asked for.
 func snapshotSpec(name string, source engine.VolumeInfo, owner string) engine.SnapshotSpec {
 	sizing, fsType := local.SizingOf(source.Size, source.Labels)
@@ -121,16 +148,21 @@ func snapshotSpec(name string, source engine.VolumeInfo, owner string) engine.Sn
 }
 
 // adopt takes a snapshot that the engine has and of which status says nothing yet. One that was cut too late, because the engine was slow or this process
-// was killed, is nobody's: whoever asked was told, or has given up, and may have let the volume's content go on. Status never named it.
-func (r snapshots) adopt(ctx context.Context, s *v1alpha1.LocalSnapshot, info engine.SnapshotInfo) (reconcile.Result, error) {
+// was killed, is nobody's: whoever asked was told, or has given up, and may have let the volume's content go on. Status never named it. Neither is one that
+// was to be frozen, of which nobody knows whether it was (how is ""): this process was killed between the cut and the thaw.
+func (r snapshots) adopt(ctx context.Context, s *v1alpha1.LocalSnapshot, info engine.SnapshotInfo, how string) (reconcile.Result, error) {
 	if ok, err := r.live(ctx, s); !ok {
 		return reconcile.Result{}, err
 	}
-	if is(s, v1alpha1.Created) || !info.CreatedAt.After(s.Spec.NotAfter.Time) {
-		return reconcile.Result{}, r.made(ctx, s, info)
+	unknown := freezes(s) && how == ""
+	if is(s, v1alpha1.Created) || !unknown && !info.CreatedAt.After(s.Spec.NotAfter.Time) {
+		return reconcile.Result{}, r.made(ctx, s, info, how)
 	}
 	if err := r.engine.DeleteSnapshot(ctx, s.Spec.Pool, s.Name); err != nil && !errors.Is(err, engine.ErrNotFound) {
-		return reconcile.Result{}, fmt.Errorf("delete snapshot %s, which was cut too late: %w", s.Name, local.Translate(err))
+		return reconcile.Result{}, fmt.Errorf("delete snapshot %s, which was cut too late or not frozen: %w", s.Name, local.Translate(err))
+	}
+	if unknown && r.cfg.Clock.Now().Before(s.Spec.NotAfter.Time) {
+		return r.cut(ctx, s)
 	}
 	return reconcile.Result{}, r.expired(ctx, s)
 }
@@ -142,14 +174,15 @@ func (a *Agent) expired(ctx context.Context, o client.Object) error {
 }
 
 // made tells of a snapshot that is there.
-func (r snapshots) made(ctx context.Context, s *v1alpha1.LocalSnapshot, info engine.SnapshotInfo) error {
+func (r snapshots) made(ctx context.Context, s *v1alpha1.LocalSnapshot, info engine.SnapshotInfo, how string) error {
 	sizing, fsType := local.SizingOf(info.Size, info.Labels)
 	return write(ctx, r.Agent, s, func(s *v1alpha1.LocalSnapshot, c conditions) {
 		if s.Status.Cut == nil {
 			s.Status.Cut = &v1alpha1.Cut{
 				CreationTime: metav1.NewMicroTime(info.CreatedAt.Truncate(1000)), FSType: fsType,
 				Size: *resource.NewQuantity(sizing.Size, resource.BinarySI), Requested: *resource.NewQuantity(sizing.Requested, resource.BinarySI),
-				Owned: resource.NewQuantity(info.Owned, resource.BinarySI),
+				Owned:  resource.NewQuantity(info.Owned, resource.BinarySI),
+				Frozen: how,
 			}
 		}
 		c.yes(v1alpha1.Created, v1alpha1.ReasonDone, "")

@@ -146,6 +146,8 @@ func TestControllerRefusals(t *testing.T) {
 		{"snapshot of nothing", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "x", SourceVolumeId: noVolume})), codes.NotFound},
 		{"snapshot of another", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: other.GetVolumeId()})),
 			codes.AlreadyExists},
+		{"snapshot, unknown consistency", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{
+			Name: "x", SourceVolumeId: v.GetVolumeId(), Parameters: map[string]string{"consistency": "Application"}})), codes.InvalidArgument},
 		{"snapshot, unknown parameter", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{
 			Name: "x", SourceVolumeId: v.GetVolumeId(), Parameters: map[string]string{"x": "y"}})), codes.InvalidArgument},
 		{"snapshot, side-car's parameter", call(h.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{

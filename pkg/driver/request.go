@@ -103,14 +103,17 @@ func parseMutable(params map[string]string) (m volume.Mutable, err error) {
 	return m, nil
 }
 
-// checkSnapshotParameters refuses parameters of a snapshot class: there are none.
-func checkSnapshotParameters(params map[string]string) error {
+// ParamConsistency is the parameter of a snapshot class that says what its snapshots are of: a volume.Consistency.
+const ParamConsistency = "consistency"
+
+// parseSnapshotParameters reads the parameters of a snapshot class.
+func parseSnapshotParameters(params map[string]string) (volume.Consistency, error) {
 	for _, key := range slices.Sorted(maps.Keys(params)) {
-		if !strings.HasPrefix(key, kubernetesPrefix) {
-			return fmt.Errorf("%w: unknown parameter %q: a VolumeSnapshotClass of %s has none", volume.ErrInvalid, key, Name)
+		if key != ParamConsistency && !strings.HasPrefix(key, kubernetesPrefix) {
+			return "", fmt.Errorf("%w: unknown parameter %q of a VolumeSnapshotClass: there is %s", volume.ErrInvalid, key, ParamConsistency)
 		}
 	}
-	return nil
+	return volume.ParseConsistency(params[ParamConsistency])
 }
 
 // use is how a volume is to be used: what a capability says.

@@ -19,14 +19,15 @@ func (s *Controller) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshot
 	if req.GetSourceVolumeId() == "" {
 		return nil, missing("source volume ID")
 	}
-	if err := checkSnapshotParameters(req.GetParameters()); err != nil {
+	consistency, err := parseSnapshotParameters(req.GetParameters())
+	if err != nil {
 		return nil, err
 	}
 	source, err := volume.ParseVolumeID(req.GetSourceVolumeId())
 	if err != nil {
 		return nil, err
 	}
-	snap, err := s.volumes.CreateSnapshot(ctx, volume.SnapshotRequest{Name: req.GetName(), Source: source})
+	snap, err := s.volumes.CreateSnapshot(ctx, volume.SnapshotRequest{Name: req.GetName(), Source: source, Consistency: consistency})
 	if err != nil {
 		return nil, err
 	}

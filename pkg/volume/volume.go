@@ -228,8 +228,9 @@ func (m Mode) orDefault() Mode {
 
 // SnapshotRequest asks for a snapshot.
 type SnapshotRequest struct {
-	Name   string
-	Source VolumeID
+	Name        string
+	Source      VolumeID
+	Consistency Consistency // "": ConsistencyCrash
 }
 
 // ID is the handle that the snapshot has or will have.

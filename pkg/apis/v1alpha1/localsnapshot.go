@@ -22,6 +22,12 @@ type LocalSnapshotSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	Group string `json:"group,omitempty"`
+	// Consistency says what it is to be of: what a power cut at that moment would leave (Crash), or a file system that is frozen for the cut (FilesystemFreeze).
+	// +optional
+	// +kubebuilder:default=Crash
+	// +kubebuilder:validation:Enum=Crash;FilesystemFreeze
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a snapshot keeps its consistency"
+	Consistency string `json:"consistency,omitempty"`
 	// NotAfter is when whoever asked stops waiting: the agent cuts before it or not at all. Each retry moves it on.
 	NotAfter metav1.MicroTime `json:"notAfter"`
 	// +optional
@@ -45,7 +51,17 @@ type Cut struct {
 	// Owned is what was written since the snapshot before it, as it was at the cut: about what deleting it frees once that is written again.
 	// +optional
 	Owned *resource.Quantity `json:"owned,omitempty"`
+	// Frozen is what was done for consistency FilesystemFreeze: FileSystem, it was frozen; NotMounted, there was nothing to freeze: nobody had the volume.
+	// +optional
+	// +kubebuilder:validation:Enum=FileSystem;NotMounted
+	Frozen string `json:"frozen,omitempty"`
 }
+
+// What Cut.Frozen says.
+const (
+	FrozenFileSystem = "FileSystem"
+	FrozenNotMounted = "NotMounted"
+)
 
 // LocalSnapshotStatus is the snapshot as it is.
 type LocalSnapshotStatus struct {

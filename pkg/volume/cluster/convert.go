@@ -33,6 +33,7 @@ func newSnapshot(r volume.SnapshotRequest, source *v1alpha1.LocalVolume, notAfte
 		ObjectMeta: metav1.ObjectMeta{Name: r.ID().String(), Finalizers: []string{v1alpha1.Finalizer}},
 		Spec: v1alpha1.LocalSnapshotSpec{
 			Location: source.Spec.Location, CSIName: r.Name, Volume: source.Name, NotAfter: metav1.NewMicroTime(notAfter), DesiredState: v1alpha1.Present,
+			Consistency: string(r.Consistency),
 		},
 	}
 }

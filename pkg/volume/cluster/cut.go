@@ -17,7 +17,7 @@ func (s *Service) CreateSnapshot(caller context.Context, r volume.SnapshotReques
 	err := s.carryOut(caller, ctx, command{
 		obj: &o, name: r.ID().String(), csi: r.Name,
 		make: func(ctx context.Context, notAfter time.Time) error {
-			source, err := s.cuttable(ctx, r.Source)
+			source, err := s.cuttable(ctx, r)
 			if err == nil {
 				o = *newSnapshot(r, source, notAfter)
 			}
@@ -34,8 +34,11 @@ func (s *Service) CreateSnapshot(caller context.Context, r volume.SnapshotReques
 }
 
 // cuttable is the volume to cut, if its node can be asked and its pool has room for what writes will take after the cut.
-func (s *Service) cuttable(ctx context.Context, id volume.VolumeID) (*v1alpha1.LocalVolume, error) {
-	v, err := s.cutSource(ctx, id)
+func (s *Service) cuttable(ctx context.Context, r volume.SnapshotRequest) (*v1alpha1.LocalVolume, error) {
+	v, err := s.cutSource(ctx, r.Source)
+	if err == nil && r.Consistency == volume.ConsistencyFreeze {
+		err = volume.CheckFreeze(v.Spec.FSType)
+	}
 	if err != nil {
 		return nil, err
 	}

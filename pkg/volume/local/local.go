@@ -53,6 +53,7 @@ type Config struct {
 	Node      volume.NodeID
 	Pool      string
 	Admission volume.Admission
+	Freeze    Freeze // nil: no file system is frozen, and a snapshot that needs it is refused
 }
 
 // Service is the node.

@@ -26,7 +26,7 @@ func (s *Service) CreateSnapshot(ctx context.Context, r volume.SnapshotRequest) 
 	if err := s.cfg.Admission.AdmitSnapshot(space); err != nil {
 		return volume.Snapshot{}, err
 	}
-	info, err := s.engine.CreateSnapshot(ctx, source.Pool, SnapshotSpec(r, source.Sizing, source.FSType, ""))
+	info, err := s.cut(ctx, r, source)
 	if errors.Is(err, engine.ErrNotFound) {
 		return volume.Snapshot{}, fmt.Errorf("%w: %w", volume.ErrSourceNotFound, err)
 	}
@@ -34,6 +34,22 @@ func (s *Service) CreateSnapshot(ctx context.Context, r volume.SnapshotRequest) 
 		return volume.Snapshot{}, translate(err)
 	}
 	return s.toSnapshot(source.Pool, info), nil
+}
+
+// cut asks the engine for the snapshot, with the file system frozen where that is wanted.
+func (s *Service) cut(ctx context.Context, r volume.SnapshotRequest, source volume.Volume) (info engine.SnapshotInfo, err error) {
+	spec := SnapshotSpec(r, source.Sizing, source.FSType, "")
+	if r.Consistency != volume.ConsistencyFreeze {
+		return s.engine.CreateSnapshot(ctx, source.Pool, spec)
+	}
+	if err := volume.CheckFreeze(source.FSType); err != nil {
+		return info, err
+	}
+	if s.cfg.Freeze == nil {
+		return info, fmt.Errorf("%w: consistency %s: this driver freezes no file systems", volume.ErrInvalid, r.Consistency)
+	}
+	info, _, err = FrozenCut(ctx, s.engine, s.cfg.Freeze, source.Pool, spec)
+	return info, err
 }
 
 // DeleteSnapshot implements volume.Controller.

@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	rowanv1alpha1 "github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/test/e2e/framework"
+)
+
+// askFrozen makes a VolumeSnapshot whose annotation asks for a frozen file system.
+func askFrozen(f *framework.Flow, name, claim string) *snapshotv1.VolumeSnapshot {
+	f.Helper()
+	s := &snapshotv1.VolumeSnapshot{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace, Annotations: map[string]string{"rowan.storage/consistency": "FilesystemFreeze"}},
+		Spec:       snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &claim}},
+	}
+	if err := f.Create(f.Context(), s); err != nil {
+		f.Fatal(err)
+	}
+	return s
+}
+
+// Files that nobody flushed are in a snapshot of a frozen file system, and whoever writes goes on after it.
+func TestFrozenSnapshot(t *testing.T) {
+	f := flow(t)
+	pvc := f.Claim(framework.Claim{Name: "data"})
+	p := f.Pod(framework.Pod{Name: "p", Claims: []string{"data"}})
+	f.Run(p, `mkdir /data/data/kept; for i in $(seq 50); do head -c 100000 /dev/urandom > /data/data/kept/$i; done`) // no sync
+	want := f.HashFiles(p, "/data/data/kept")
+	s := askFrozen(f, "s", "data")
+	f.SnapshotReady(s)
+	f.Run(p, "rm -r /data/data/kept; touch /data/data/after; sync")
+
+	content := &snapshotv1.VolumeSnapshotContent{}
+	content.Name = *s.Status.BoundVolumeSnapshotContentName
+	if err := f.Get(f.Context(), framework.Key(content), content); err != nil {
+		t.Fatal(err)
+	}
+	l := &rowanv1alpha1.LocalSnapshot{ObjectMeta: metav1.ObjectMeta{Name: *content.Status.SnapshotHandle}}
+	if err := f.Get(f.Context(), framework.Key(l), l); err != nil {
+		t.Fatal(err)
+	}
+	if l.Spec.Volume != f.Bound(pvc).Spec.CSI.VolumeHandle || l.Status.Cut == nil || l.Status.Cut.Frozen != rowanv1alpha1.FrozenFileSystem {
+		t.Errorf("%+v, %+v", l.Spec, l.Status.Cut)
+	}
+	f.Claim(framework.Claim{Name: "restored", Snapshot: "s"})
+	r := f.Pod(framework.Pod{Name: "r", Claims: []string{"restored"}})
+	if got := f.HashFiles(r, "/data/restored/kept"); got != want {
+		t.Errorf("files of hash %s, want %s", got, want)
+	}
+}
+
+// A raw block claim says why it is not frozen.
+func TestFrozenBlockRefused(t *testing.T) {
+	f := flow(t)
+	f.Claim(framework.Claim{Name: "disk", Block: true})
+	f.Pod(framework.Pod{Name: "p", Blocks: []string{"disk"}})
+	s := askFrozen(f, "s", "disk")
+	framework.Until(f, f.Cluster, s, framework.Wait, func(s *snapshotv1.VolumeSnapshot) error {
+		if s.Status == nil || s.Status.Error == nil || s.Status.Error.Message == nil || !strings.Contains(*s.Status.Error.Message, "KubeVirt") {
+			return fmt.Errorf("%+v", s.Status)
+		}
+		return nil
+	})
+	f.Remove(s)
+}
