@@ -82,7 +82,7 @@ func (t *tool) moveDisk() *cobra.Command {
 		Use:   "move-disk FROM TO",
 		Short: "Move a stopped node's disk into another stopped node, in place of its own",
 		Args:  cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			from, err := t.find(args[0])
 			if err != nil {
 				return err
@@ -91,7 +91,7 @@ func (t *tool) moveDisk() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return to.TakeDisk(from)
+			return to.TakeDisk(cmd.Context(), from)
 		},
 	}
 }

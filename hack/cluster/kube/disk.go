@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -61,8 +62,9 @@ func (n *Node) mountDisk(ctx context.Context) error {
 }
 
 // TakeDisk moves another node's disk, with the pools on it, into this one; this node's own is thrown away. Both are stopped. The other node gets a
-// new disk when it starts.
-func (n *Node) TakeDisk(other *Node) error {
+// new disk when it starts. Rings go along: on another machine an engine would find another boot id and need none; here the boot is the same, and what
+// was written and not flushed is in the ring (see RingsKept).
+func (n *Node) TakeDisk(ctx context.Context, other *Node) error {
 	for _, node := range []*Node{n, other} {
 		if _, err := n.c.init(node.number); !errors.Is(err, ErrDown) {
 			return errors.Join(fmt.Errorf("move a disk: %s runs; stop it first", node.Name()), err)
@@ -70,6 +72,10 @@ func (n *Node) TakeDisk(other *Node) error {
 	}
 	if err := os.Rename(other.diskFile(), n.diskFile()); err != nil {
 		return fmt.Errorf("move a disk from %s to %s: %w", other.Name(), n.Name(), err)
+	}
+	from, to := filepath.Join(n.c.ringsDir(), other.Name()), filepath.Join(n.c.ringsDir(), n.Name())
+	if _, err := run(n.c.command(ctx, 0, "sh", "-c", `rm -rf "$2" && if [ -e "$1" ]; then mv "$1" "$2"; fi`, "sh", from, to)); err != nil {
+		return fmt.Errorf("move a disk from %s to %s: with its rings: %w", other.Name(), n.Name(), err)
 	}
 	return nil
 }

@@ -78,18 +78,24 @@ func machineFileOf(t *testing.T) string {
 
 // diskMoves puts a node's disk into another machine. The node it came from has a new one.
 func diskMoves(t *testing.T, from, to *Node) {
-	in(t, from, "sh", "-c", "echo from > /var/lib/rowan/where && sync /var/lib/rowan/where")
+	in(t, from, "sh", "-c", "echo from > /var/lib/rowan/where && sync /var/lib/rowan/where && echo ring > /run/rowan/ring")
 	if got := in(t, from, "stat", "--file-system", "--format=%T", "/var/lib/rowan"); got != "xfs" {
 		t.Errorf("a node's disk is %s; want xfs", got)
 	}
-	if err := to.TakeDisk(from); err == nil {
+	if err := to.TakeDisk(t.Context(), from); err == nil {
 		t.Error("the disk of a node that runs was moved")
 	}
-	if err := errors.Join(from.Stop(t.Context()), to.Stop(t.Context()), to.TakeDisk(from), from.Start(t.Context()), to.Start(t.Context())); err != nil {
+	if err := errors.Join(from.Stop(t.Context()), to.Stop(t.Context()), to.TakeDisk(t.Context(), from), from.Start(t.Context()), to.Start(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if got := in(t, to, "cat", "/var/lib/rowan/where"); got != "from" {
 		t.Errorf("the moved disk holds %q", got)
+	}
+	if got := in(t, to, "cat", "/run/rowan/ring"); got != "ring" {
+		t.Errorf("the moved disk came with rings that hold %q", got)
+	}
+	if got := in(t, from, "ls", "/run/rowan"); strings.Contains(got, "ring") {
+		t.Errorf("the node whose disk was taken has kept its rings: %s", got)
 	}
 	if got := in(t, from, "ls", "/var/lib/rowan"); got != "" {
 		t.Errorf("the new disk holds %s", got)
