@@ -97,6 +97,7 @@ func takesPrunesHolds(s *stage) {
 	s.event("SnapshotTaken", "for hourly at "+base.UTC().Format(time.RFC3339))
 	s.event("SnapshotPruned", "Unneeded: no rule keeps it: past keepLast 2")
 	s.event("SnapshotsPruned", "SnapshotPolicy/hourly 1 snapshots pruned: Unneeded 1")
+	s.passed() // the status follows what is seen to be gone
 	s.condition(p, v1alpha1.Ready, "True", "")
 	if st := p.Status; st.Snapshots != 2 || st.Sources.Selected != 1 || !st.NextRunTime.Equal(at(base, 5)) || !st.Schedules[0].LastRunTime.Equal(at(base, 4)) ||
 		st.LastSuccessTime == nil || len(st.Plan.Counts) == 0 {
