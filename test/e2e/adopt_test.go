@@ -24,44 +24,47 @@ func patch[T client.Object](t *testing.T, f *framework.Flow, o T, change func(T)
 	}
 }
 
-// A retained volume is bound again by a claim of another namespace, with its content, and goes with it.
-func TestRetainedVolumeMovesToAnotherNamespace(t *testing.T) {
-	f := flow(t)
-	g := f.Cluster.Flow(t)
-	data := f.Claim(framework.Claim{Name: "data"})
-	p := f.Pod(framework.Pod{Name: "writer", Claims: []string{"data"}})
-	f.WriteFiles(p, "/data/data/kept")
-	want := f.HashFiles(p, "/data/data/kept")
-	pv := f.Bound(data)
-	patch(t, f, pv, func(pv *corev1.PersistentVolume) {
-		pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRetain
-	})
-	f.Remove(p)
-	f.Remove(data)
-	framework.Until(t, f.Cluster, pv, framework.Wait, func(pv *corev1.PersistentVolume) error {
-		if pv.Status.Phase != corev1.VolumeReleased {
-			return fmt.Errorf("phase %s", pv.Status.Phase)
-		}
-		return nil
-	})
-	patch(t, f, pv, func(pv *corev1.PersistentVolume) { pv.Spec.ClaimRef = nil })
-
-	adopted := framework.Claim{Name: "adopted"}.Object(g.Namespace)
-	adopted.Spec.VolumeName = pv.Name
-	if err := g.Create(t.Context(), adopted); err != nil {
-		t.Fatal(err)
+// A retained volume is bound again, with its content, by the same claim made again and by one of another namespace, and goes with it.
+func TestRetainedVolumeIsAdopted(t *testing.T) {
+	for name, elsewhere := range map[string]bool{"by its claim": false, "in another namespace": true} {
+		t.Run(name, func(t *testing.T) {
+			f := flow(t)
+			g, q := f, framework.Claim{Name: "data"}
+			pvc, p, want := written(f)
+			pv := f.Bound(pvc)
+			patch(t, f, pv, func(pv *corev1.PersistentVolume) {
+				pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRetain
+			})
+			f.Remove(p)
+			f.Remove(pvc)
+			framework.Until(t, f.Cluster, pv, framework.Wait, func(pv *corev1.PersistentVolume) error {
+				if pv.Status.Phase != corev1.VolumeReleased {
+					return fmt.Errorf("phase %s", pv.Status.Phase)
+				}
+				return nil
+			})
+			if elsewhere {
+				g, q.Name = f.Cluster.Flow(t), "adopted"
+			}
+			patch(t, f, pv, func(pv *corev1.PersistentVolume) { pv.Spec.ClaimRef = nil })
+			adopted := q.Object(g.Namespace)
+			adopted.Spec.VolumeName = pv.Name
+			if err := g.Create(t.Context(), adopted); err != nil {
+				t.Fatal(err)
+			}
+			r := g.Pod(framework.Pod{Name: "reader", Claims: []string{q.Name}})
+			if got := g.HashFiles(r, "/data/"+q.Name+"/kept"); got != want {
+				t.Errorf("files of hash %s, want %s", got, want)
+			}
+			patch(t, g, pv, func(pv *corev1.PersistentVolume) {
+				pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
+			})
+			g.Remove(r)
+			g.Remove(adopted)
+			framework.Gone(t, f.Cluster, pv)
+			framework.Gone(t, f.Cluster, &rowanv1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: pv.Spec.CSI.VolumeHandle}})
+		})
 	}
-	r := g.Pod(framework.Pod{Name: "reader", Claims: []string{"adopted"}})
-	if got := g.HashFiles(r, "/data/adopted/kept"); got != want {
-		t.Errorf("files of hash %s, want %s", got, want)
-	}
-	patch(t, g, pv, func(pv *corev1.PersistentVolume) {
-		pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
-	})
-	g.Remove(r)
-	g.Remove(adopted)
-	framework.Gone(t, f.Cluster, pv)
-	framework.Gone(t, f.Cluster, &rowanv1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: pv.Spec.CSI.VolumeHandle}})
 }
 
 // Velero's data mover: the snapshot is retained, its objects are deleted and made again in another namespace by its handle, so that for a while two

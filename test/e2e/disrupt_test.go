@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -90,28 +91,30 @@ func TestDisruptNodeDeleted(t *testing.T) {
 	}
 }
 
-// Every pod of ours is deleted under a writer that verifies what it wrote: it sees no error and no wrong byte.
+// Every pod of ours is deleted under a writer to a file system and one to a device, which verify what they wrote: neither sees an error or a wrong byte.
 func TestDisruptEveryPodOfOurs(t *testing.T) {
 	f := disturb(t)
 	_, p, want := written(f)
+	f.Claim(framework.Claim{Name: "disk", Block: true})
+	w := f.Pod(framework.Pod{Name: "w", Blocks: []string{"disk"}, Node: p.Spec.NodeName})
+	f.StartWriter(w, "disk")
 	f.Run(p, `(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); head -c 300000 /dev/urandom > /data/data/f || echo write >> /tmp/errors; sha256sum /data/data/f > /tmp/sum; sync /data/data/f
 		sha256sum -c /tmp/sum >/dev/null 2>&1 || echo verify >> /tmp/errors; echo $i > /tmp/count; done) >/dev/null 2>&1 &`)
-	var pods corev1.PodList
-	if err := f.List(t.Context(), &pods, client.InNamespace(f.Options.Namespace)); err != nil {
-		t.Fatal(err)
-	}
-	for _, ours := range pods.Items {
-		if ours.Labels["app.kubernetes.io/component"] == "keeper" && ours.Spec.NodeName == p.Spec.NodeName {
+	all := ours(t, f)
+	for _, o := range all {
+		if o.Labels["app.kubernetes.io/component"] == "keeper" && o.Spec.NodeName == p.Spec.NodeName {
 			continue // it is handed over to its successor by a node's administrator, not by force
 		}
-		f.Remove(&ours)
+		f.Remove(&o)
 	}
-	f.OurPodsReady(len(pods.Items))
+	f.OurPodsReady(len(all))
 	count := f.Run(p, "cat /tmp/count")
 	f.Run(p, fmt.Sprintf("for i in $(seq 300); do [ $(cat /tmp/count) -gt $((%s+3)) ] && exit 0; sleep 0.1; done; exit 1", count))
 	if errs, err := f.Try(p, "touch /tmp/stop; cat /tmp/errors"); err == nil {
 		t.Errorf("the writer saw: %s", errs)
 	}
+	f.WriterGoesOn(w)
+	f.StopWriter(w)
 	f.Remove(p)
 	again(t, f, "q", want)
 }
@@ -137,6 +140,56 @@ func TestDisruptReinstalled(t *testing.T) {
 	if err := f.Get(t.Context(), framework.Key(q), q); err != nil || q.Status.Phase == corev1.PodRunning {
 		t.Errorf("the pod is %s, %v: its volume was lost", q.Status.Phase, err)
 	}
+	replaceLost(f, v.Spec.Pool)
+}
+
+// replaceLost gives a pool up whose disk is lost, when the flow's claims are gone, and waits until its node has a new one.
+func replaceLost(f *framework.Flow, name string) {
+	lost := &rowanv1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	f.OnEndDo(func(ctx context.Context) error {
+		if err := f.GiveUp(ctx, lost); err != nil {
+			return err
+		}
+		return f.AllPoolsServe(ctx, "default")
+	})
+}
+
+// Disks that are put into a node of another name take their volumes along: pods follow, there and back.
+func TestDisruptDisksMoved(t *testing.T) {
+	f := disturb(t)
+	_, p, want := written(f)
+	from := p.Spec.NodeName
+	to := otherNode(t, f, from)
+	pool := f.PoolOn(from)
+	lost := f.PoolOn(to) // its disk is thrown away
+	move := func(from, to string) {
+		t.Helper()
+		f.OnMachine("stop-node", from)
+		f.OnMachine("stop-node", to)
+		f.OnMachine("move-disk", from, to)
+		f.OnMachine("start-node", from)
+		f.OnMachine("start-node", to)
+		framework.Until(t, f.Cluster, pool, framework.Wait, func(p *rowanv1alpha1.Pool) error {
+			if p.Spec.NodeName != to || !meta.IsStatusConditionTrue(p.Status.Conditions, rowanv1alpha1.Ready) {
+				return fmt.Errorf("on node %s, want %s; conditions %v", p.Spec.NodeName, to, p.Status.Conditions)
+			}
+			return nil
+		})
+	}
+	move(from, to)
+	f.Remove(p)
+	q := again(t, f, "q", want)
+	if q.Spec.NodeName != to {
+		t.Errorf("the pod runs on node %s, its disk is in %s", q.Spec.NodeName, to)
+	}
+	f.Run(q, "echo there > /data/data/there; sync")
+	move(to, from)
+	f.Remove(q)
+	r := again(t, f, "r", want)
+	if r.Spec.NodeName != from || f.Run(r, "cat /data/data/there") != "there" {
+		t.Errorf("the pod runs on node %s, its disk is back in %s", r.Spec.NodeName, from)
+	}
+	replaceLost(f, lost.Name)
 }
 
 // An uninstallation that would strand volumes is refused, and says why.

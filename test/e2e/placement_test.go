@@ -13,16 +13,27 @@ import (
 
 const selectedNode = "volume.kubernetes.io/selected-node"
 
-// otherNode is a node that has a pool and is not the named one.
-func otherNode(t *testing.T, f *framework.Flow, name string) string {
+// nodes are those that pods can be scheduled to.
+func nodes(t *testing.T, f *framework.Flow) (names []string) {
 	t.Helper()
-	var nodes corev1.NodeList
-	if err := f.List(t.Context(), &nodes); err != nil {
+	var list corev1.NodeList
+	if err := f.List(t.Context(), &list); err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range nodes.Items {
-		if n.Name != name && !n.Spec.Unschedulable {
-			return n.Name
+	for _, n := range list.Items {
+		if !n.Spec.Unschedulable {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// otherNode is a node that is not the named one.
+func otherNode(t *testing.T, f *framework.Flow, name string) string {
+	t.Helper()
+	for _, other := range nodes(t, f) {
+		if other != name {
+			return other
 		}
 	}
 	t.Skip("needs a second node")

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -100,15 +99,10 @@ func TestAgentRights(t *testing.T) {
 // agentClient speaks with the rights of a node's agent: a token bound to its pod.
 func agentClient(t *testing.T, f *framework.Flow, node string) client.Client {
 	t.Helper()
-	var pods corev1.PodList
-	if err := f.List(t.Context(), &pods, client.InNamespace(f.Options.Namespace), client.MatchingLabels{"app.kubernetes.io/component": "node"}); err != nil {
+	p, err := f.OurPod(t.Context(), "node", node)
+	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(pods.Items, func(p corev1.Pod) bool { return p.Spec.NodeName == node })
-	if i < 0 {
-		t.Fatalf("node %s has no agent among %d pods", node, len(pods.Items))
-	}
-	p := pods.Items[i]
 	token := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID},
 	}}

@@ -3,6 +3,7 @@ package framework
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,7 @@ type Flow struct {
 	*Cluster
 	Namespace string
 	kill      *kill
-	end       []client.Object
+	end       []func(context.Context) error
 }
 
 // Flow makes a namespace for a test. It is removed when the test ends, and waited for: what of it cannot be removed is the test's failure.
@@ -73,9 +74,9 @@ func (f *Flow) remove(ns *corev1.Namespace) {
 	if err := f.until(ctx, ns, func() error { return errThere }); !errors.Is(err, errGone) {
 		f.Errorf("remove namespace %s: %v", ns.Name, err)
 	}
-	for _, o := range f.end {
-		if err := client.IgnoreNotFound(f.Delete(ctx, o)); err != nil {
-			f.Errorf("remove %s: %v", describe(f.Cluster, o), err)
+	for _, do := range f.end {
+		if err := do(ctx); err != nil {
+			f.Errorf("clean up: %v", err)
 		}
 	}
 }
@@ -128,4 +129,14 @@ func (f *Flow) dump() {
 }
 
 // OnEnd removes an object outside the namespace when the test ends, after the namespace.
-func (f *Flow) OnEnd(o client.Object) { f.end = append(f.end, o) }
+func (f *Flow) OnEnd(o client.Object) {
+	f.OnEndDo(func(ctx context.Context) error {
+		if err := client.IgnoreNotFound(f.Delete(ctx, o)); err != nil {
+			return fmt.Errorf("remove %s: %w", describe(f.Cluster, o), err)
+		}
+		return nil
+	})
+}
+
+// OnEndDo does something when the test ends, after its namespace is gone, in the order asked for. What it answers is the test's failure.
+func (f *Flow) OnEndDo(do func(context.Context) error) { f.end = append(f.end, do) }

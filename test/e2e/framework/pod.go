@@ -2,6 +2,7 @@ package framework
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,19 +119,24 @@ func (f *Flow) Remove(o client.Object) {
 
 // Try runs a shell command in a pod's first container.
 func (f *Flow) Try(p *corev1.Pod, command string) (string, error) {
-	cs, err := kubernetes.NewForConfig(f.Config)
+	return f.exec(f.Context(), p, "sh", "-ec", command)
+}
+
+// exec runs a program in a pod's first container.
+func (c *Cluster) exec(ctx context.Context, p *corev1.Pod, words ...string) (string, error) {
+	cs, err := kubernetes.NewForConfig(c.Config)
 	if err != nil {
 		return "", err
 	}
 	req := cs.CoreV1().RESTClient().Post().Resource("pods").Namespace(p.Namespace).Name(p.Name).SubResource("exec").VersionedParams(
-		&corev1.PodExecOptions{Container: p.Spec.Containers[0].Name, Command: []string{"sh", "-ec", command}, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	e, err := remotecommand.NewWebSocketExecutor(f.Config, "GET", req.URL().String())
+		&corev1.PodExecOptions{Container: p.Spec.Containers[0].Name, Command: words, Stdout: true, Stderr: true}, scheme.ParameterCodec)
+	e, err := remotecommand.NewWebSocketExecutor(c.Config, "GET", req.URL().String())
 	if err != nil {
 		return "", err
 	}
 	var out, errs bytes.Buffer
-	if err := e.StreamWithContext(f.Context(), remotecommand.StreamOptions{Stdout: &out, Stderr: &errs}); err != nil {
-		return out.String(), fmt.Errorf("run %q in pod %s: %w: %s", command, p.Name, err, errs.String())
+	if err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errs}); err != nil {
+		return out.String(), fmt.Errorf("run %q in pod %s: %w: %s", words, p.Name, err, errs.String())
 	}
 	return strings.TrimSpace(out.String()), nil
 }
@@ -158,7 +164,21 @@ func (f *Flow) HashFiles(p *corev1.Pod, dir string) string {
 // HashDevice is the hash of a device's first bytes, read past any cache of the pod's.
 func (f *Flow) HashDevice(p *corev1.Pod, claim string, mebibytes int) string {
 	f.Helper()
-	return f.Run(p, fmt.Sprintf(`set -o pipefail; dd if=%s%s bs=1M count=%d iflag=direct 2>/dev/null | sha256sum`, DeviceDir, claim, mebibytes))
+	return f.HashDeviceAt(p, claim, 0, mebibytes)
+}
+
+// HashDeviceAt is the hash of that many MiB of a device from one MiB on, read past any cache of the pod's.
+func (f *Flow) HashDeviceAt(p *corev1.Pod, claim string, at, mebibytes int) string {
+	f.Helper()
+	return f.Run(p, fmt.Sprintf(`set -o pipefail; dd if=%s%s bs=1M skip=%d count=%d iflag=direct 2>/dev/null | sha256sum`, DeviceDir, claim, at, mebibytes))
+}
+
+// WriteDevice writes that many MiB of random bytes to a device from one MiB on, past any cache of the pod's, and gives their hash.
+func (f *Flow) WriteDevice(p *corev1.Pod, claim string, at, mebibytes int) string {
+	f.Helper()
+	return f.Run(p, fmt.Sprintf(`set -o pipefail; rm -f /tmp/pipe /tmp/hash; mkfifo /tmp/pipe; sha256sum < /tmp/pipe > /tmp/hash &
+		head -c %[4]dm /dev/urandom | tee /tmp/pipe | dd of=%[1]s%[2]s bs=1M seek=%[3]d count=%[4]d iflag=fullblock oflag=direct conv=notrunc,fsync 2>/dev/null
+		wait; cat /tmp/hash`, DeviceDir, claim, at, mebibytes))
 }
 
 // Key is an object's key.
