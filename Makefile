@@ -181,10 +181,10 @@ e2e-sanity: ## The CSI project's conformance tests over the sockets of the drive
 		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}'
 
 .PHONY: e2e-scale
-e2e-scale: ## Times and sizes on a cluster of its own: snapshots, restores, 200 claims with 5 snapshots each; fails above the bars (as root)
+e2e-scale: ## Times and sizes on a cluster of its own: snapshots, restores, 200 (CLAIMS=n) claims with 5 snapshots each; fails above the bars (as root)
 	@hack/setup.sh cluster
 	$(GO) run ./hack/e2e -artifacts .cache/e2e-scale -- $(GO) test -count=1 -v -timeout 50m -parallel 30 -run TestScale ./test/e2e \
-		-args -scale -kubeconfig {kubeconfig} -node-exec '{node-exec}' -artifacts {artifacts}
+		-args -scale $(if $(CLAIMS),-claims $(CLAIMS)) -kubeconfig {kubeconfig} -node-exec '{node-exec}' -artifacts {artifacts}
 
 # Specs of the upstream suite side by side. Most of them wait most of the time.
 UPSTREAM_P  ?= 8

@@ -3,6 +3,6 @@
 //
 //	go test ./test/e2e -args -kubeconfig FILE [-node-exec 'docker exec {node}'] [-seed N]
 //
-// Flows run side by side, each in its own namespace. Without -kubeconfig all skip. What disturbs a whole node or cluster is in disrupt_test.go and runs
-// alone, after the others.
+// Flows run side by side, each in its own namespace. Without -kubeconfig all skip. What disturbs a whole node or the cluster (TestDisrupt…) runs alone,
+// before the others.
 package e2e

@@ -18,7 +18,10 @@ import (
 	"github.com/rowan-csi/rowan/test/e2e/framework"
 )
 
-var scale = flag.Bool("scale", false, "run the tests of times and sizes, which need the cluster for themselves")
+var (
+	scale  = flag.Bool("scale", false, "run the tests of times and sizes, which need the cluster for themselves")
+	claims = flag.Int("claims", 200, "how many claims the test of sizes makes; its bar of time is for 200, and less for fewer")
+)
 
 // figure prints a measurement as `name value unit (bar …)`; one above its bar is the test's failure.
 func figure(t *testing.T, name string, value, bar float64, unit string) {
@@ -139,16 +142,21 @@ func TestScaleMany(t *testing.T) {
 	f := scaleFlow(t)
 	begun := time.Now()
 	t.Run("claim", func(t *testing.T) {
-		for i := range 200 {
+		for i := range *claims {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
 				one(f.In(t), i, 5)
 			})
 		}
 	})
-	figure(t, "claims-200-with-5-snapshots-each", time.Since(begun).Minutes(), 20, "min")
+	figure(t, fmt.Sprintf("claims-%d-with-5-snapshots-each", *claims), time.Since(begun).Minutes(), 20*float64(*claims)/200, "min")
 	for what, list := range map[string]client.ObjectList{"LocalVolume": &rowanv1alpha1.LocalVolumeList{}, "LocalSnapshot": &rowanv1alpha1.LocalSnapshotList{}} {
 		f.Empty(what, list)
+	}
+	for _, node := range nodes(t, f) {
+		if left := inEngine(t, f, node); left != "" {
+			t.Errorf("the engine of node %s has left: %s", node, left)
+		}
 	}
 	for _, victim := range []string{"rowan-driver --node", "rowan-driver --controller", "rowan-controller"} {
 		figure(t, strings.ReplaceAll(victim, " --", "-")+"-memory", resident(t, f, victim), 128, "MiB")
