@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
@@ -78,8 +76,7 @@ func (a *Agent) gone(ctx context.Context, l v1alpha1.Location, err error) bool {
 	if err := a.client.Get(ctx, client.ObjectKey{Name: l.Pool}, p); err != nil || p.Status.UUID != l.PoolUUID {
 		return false
 	}
-	c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.Ready)
-	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonPoolGone
+	return poolGone(p)
 }
 
 // givenUp says whether an object's pool is gone and was given up, with both keys: its disk is lost for good. What was to be deleted there counts as

@@ -9,10 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -44,19 +47,28 @@ func (a *Agent) Known() string {
 	return a.identity.value
 }
 
-// Identity finds the identity out where it is not known: a pool's that stands for this node already, or the node's name.
+// Identity finds the identity out where it is not known, or went elsewhere with its disks: a pool's that stands for this node already, or the node's name.
 func (a *Agent) Identity(ctx context.Context) (string, error) {
 	a.identity.mu.Lock()
 	defer a.identity.mu.Unlock()
-	if a.identity.value != "" {
-		return a.identity.value, nil
-	}
 	var ps v1alpha1.PoolList
 	if err := a.client.List(ctx, &ps); err != nil {
 		return "", fmt.Errorf("find the node's identity: %w", err)
 	}
+	if value := a.identity.value; value != "" {
+		if slices.ContainsFunc(ps.Items, func(p v1alpha1.Pool) bool { return p.Status.Identity == value && !poolGone(&p) }) {
+			return value, nil
+		}
+		elsewhere, err := a.servedElsewhere(ctx, value)
+		if err != nil {
+			return "", err
+		}
+		if !elsewhere {
+			return value, nil
+		}
+	}
 	for _, p := range ps.Items {
-		if p.Status.Identity != "" {
+		if p.Status.Identity != "" && !poolGone(&p) {
 			return p.Status.Identity, a.identity.set(p.Status.Identity)
 		}
 	}
@@ -70,21 +82,32 @@ func (a *Agent) Identity(ctx context.Context) (string, error) {
 // unusedIdentity is the node's name, or, where the disks of an earlier node of that name serve elsewhere, one that nobody has.
 func (a *Agent) unusedIdentity(ctx context.Context) (string, error) {
 	name := labelValue(a.cfg.Node)
+	elsewhere, err := a.servedElsewhere(ctx, name)
+	if err != nil || !elsewhere {
+		return name, err
+	}
+	me := &corev1.Node{}
+	if err := a.reader.Get(ctx, client.ObjectKey{Name: a.cfg.Node}, me); err != nil {
+		return "", fmt.Errorf("read this node: %w", err)
+	}
+	return labelValue(a.cfg.Node + "-" + string(me.UID)), nil
+}
+
+// servedElsewhere says whether a pool with an identity is another node's. It is asked of the API server: the cache has this node's objects only.
+func (a *Agent) servedElsewhere(ctx context.Context, identity string) (bool, error) {
 	var all v1alpha1.PoolList
 	if err := a.reader.List(ctx, &all); err != nil {
-		return "", fmt.Errorf("look for another node with identity %s: %w", name, err)
+		return false, fmt.Errorf("look for another node with identity %s: %w", identity, err)
 	}
-	for _, p := range all.Items {
-		if p.Spec.NodeName == a.cfg.Node || p.Status.Identity != name {
-			continue
-		}
-		me := &corev1.Node{}
-		if err := a.reader.Get(ctx, client.ObjectKey{Name: a.cfg.Node}, me); err != nil {
-			return "", fmt.Errorf("read this node: %w", err)
-		}
-		return labelValue(a.cfg.Node + "-" + string(me.UID)), nil
-	}
-	return name, nil
+	return slices.ContainsFunc(all.Items, func(p v1alpha1.Pool) bool {
+		return p.Spec.NodeName != a.cfg.Node && p.Status.Identity == identity
+	}), nil
+}
+
+// poolGone: its disk is not here any more, and stands for no node.
+func poolGone(p *v1alpha1.Pool) bool {
+	c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.Ready)
+	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonPoolGone
 }
 
 // labelValue makes a text one that a label may have, itself where it can be.
@@ -128,7 +151,7 @@ func (a *Agent) settle(ctx context.Context, p *v1alpha1.Pool, found string) erro
 	a.identity.mu.Lock()
 	defer a.identity.mu.Unlock()
 	for _, other := range ps.Items {
-		if other.Name != p.Name && other.Status.Identity != "" && other.Status.Identity == a.identity.value {
+		if other.Name != p.Name && other.Status.Identity != "" && other.Status.Identity == a.identity.value && !poolGone(&other) {
 			return fmt.Errorf("%w: its volumes are looked for on node %s, and this node is %s by pool %s: a node serves the disks of one node only; "+
 				"move them to a node without pools", volume.ErrPlacement, found, a.identity.value, other.Name)
 		}

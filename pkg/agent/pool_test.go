@@ -137,7 +137,6 @@ func TestPoolGone(t *testing.T) {
 	}
 }
 
-// Disks of another node: they are announced, and served once the objects are here, under the identity that the volumes are looked for.
 // A pool whose disk is lost for good is given up with both keys, and with it what was to be deleted there; what nobody asked to delete keeps it.
 func TestLostPoolGivenUp(t *testing.T) {
 	w, p := poolWorld(t)
@@ -178,6 +177,7 @@ func TestLostPoolGivenUp(t *testing.T) {
 	}
 }
 
+// Disks of another node: they are announced, and served once the objects are here, under the identity that the volumes are looked for.
 func TestForeignPool(t *testing.T) {
 	w := newWorld(t)
 	dir := filepath.Join(w.dir, "pool")
@@ -239,6 +239,41 @@ func TestIdentityTaken(t *testing.T) {
 	}
 	if got := labelValue(strings.Repeat("long.", 30)); len(got) > 63 || got != labelValue(strings.Repeat("long.", 30)) {
 		t.Errorf("%q", got)
+	}
+}
+
+// Disks of another node serve here although this one's own were thrown away, and are still looked for; a node whose disks serve elsewhere gives their
+// identity up.
+func TestIdentityFollowsDisks(t *testing.T) {
+	w, own := poolWorld(t)
+	if id, err := w.agent.Identity(t.Context()); err != nil || id != nodeName {
+		t.Fatal(id, err)
+	}
+	w.stopEngine()
+	must(t, os.RemoveAll(filepath.Join(w.dir, "pool")))
+	must(t, os.RemoveAll(w.state))
+	w.startEngine()
+	w.settled()
+	w.condition(own, v1alpha1.Ready, metav1.ConditionFalse, v1alpha1.ReasonPoolGone)
+	dir := filepath.Join(w.dir, "moved")
+	info, err := w.rpc.CreatePool(t.Context(), engine.PoolSpec{Name: "default-node-9", Node: "node-9", Directory: dir, Size: 256 * mi})
+	must(t, err)
+	moved := newPool("default-node-9", dir)
+	moved.Status.UUID, moved.Status.Identity = info.ID, "node-9"
+	w.apply(moved)
+	must(t, w.client.Status().Update(t.Context(), moved))
+	w.settled()
+	w.condition(moved, v1alpha1.Ready, metav1.ConditionTrue, "")
+	w.condition(moved, v1alpha1.MembersComplete, metav1.ConditionTrue, "")
+	if id, err := w.agent.Identity(t.Context()); err != nil || id != "node-9" {
+		t.Fatalf("with node-9's disks this node is %s, %v", id, err)
+	}
+	moved.Spec.NodeName = "node-2"
+	w.apply(moved)
+	c := &onlyMine{w.client}
+	w.agent.client = c
+	if id, err := w.agent.Identity(t.Context()); err != nil || id != nodeName {
+		t.Fatalf("when they have gone again it is %s, %v", id, err)
 	}
 }
 
