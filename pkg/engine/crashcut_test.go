@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
@@ -190,6 +192,41 @@ func (st *state) verifyPool(p *testPool) error {
 	}
 	if err := p.sound(); err != nil {
 		return fmt.Errorf("after the background passes: %w", err)
+	}
+	return st.verifyThick(p)
+}
+
+// verifyThick: when the others have taken all that they can get, every block of a thick volume can be written.
+func (st *state) verifyThick(p *testPool) error {
+	thick, thin := []string{}, []string{}
+	for _, v := range p.Volumes() {
+		if v.Provisioning == ProvisionThick {
+			thick = append(thick, v.Name)
+		} else {
+			thin = append(thin, v.Name)
+		}
+	}
+	if len(thick) == 0 {
+		return nil
+	}
+	p.options.SpaceWait = time.Millisecond // nothing is on its way
+	for _, name := range append(thin, thick...) {
+		dev, err := p.opened(name)
+		if err != nil {
+			return err
+		}
+		for at, b := int64(0), bytes.Repeat([]byte{1}, largeWrite*BlockSize); at < dev.Size() && err == nil; at += int64(len(b)) {
+			_, err = dev.WriteAt(b[:min(int64(len(b)), dev.Size()-at)], at)
+		}
+		if err == nil {
+			err = dev.Flush()
+		}
+		if err != nil && (!errors.Is(err, ErrNoSpace) || slices.Contains(thick, name)) {
+			return fmt.Errorf("fill volume %s, of %d thick ones: %w", name, len(thick), err)
+		}
+	}
+	if err := p.sound(); err != nil {
+		return fmt.Errorf("after filling the thick volumes: %w", err)
 	}
 	return nil
 }

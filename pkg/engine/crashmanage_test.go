@@ -71,12 +71,18 @@ func (g *guests) anySnapshot(r *rand.Rand) (name string, inc, taken int) {
 	return name, g.w.snapshots[name].inc, len(names)
 }
 
-// snapshot takes one and returns its name; none where writers kept the gates from shutting.
+// refused tells that a cut was not made: writers kept the gates from shutting, or a thick volume's new head could not be promised its space.
+func refused(err error, slots ...*slot) bool {
+	thick := slices.ContainsFunc(slots, func(s *slot) bool { return s.thick })
+	return errors.Is(err, ErrBusy) || thick && errors.Is(err, ErrNoSpace)
+}
+
+// snapshot takes one and returns its name; none where it was refused.
 func (g *guests) snapshot(r *rand.Rand, s *slot) (name string, err error) {
 	m := mark{Kind: markSnapshot, Snapshot: fmt.Sprintf("snapshot-%x", r.Uint64()), Inc: s.inc.id}
 	m.Operation = g.note(m)
 	if _, err := g.CreateSnapshot(context.Background(), SnapshotSpec{Name: m.Snapshot, Volume: s.name}); err != nil {
-		if errors.Is(err, ErrBusy) {
+		if refused(err, s) {
 			m.Kind = markSnapshotDeleted
 			g.note(m)
 			return "", nil
@@ -115,7 +121,7 @@ func (g *guests) snapshotGroup(r *rand.Rand) (err error) {
 		spec.Snapshots = append(spec.Snapshots, SnapshotSpec{Name: m.Snapshot, Volume: s.name})
 	}
 	_, err = g.CreateSnapshotGroup(context.Background(), spec)
-	busy := errors.Is(err, ErrBusy)
+	busy := refused(err, slots...)
 	for _, m := range marks {
 		switch {
 		case busy:
@@ -196,6 +202,9 @@ func (g *guests) createVolume(s *slot, from string) error {
 	}
 	if from == "" {
 		spec.Size = 1 << 20
+	}
+	if spec.Provisioning = ProvisionThin; s.thick {
+		spec.Provisioning = ProvisionThick
 	}
 	if _, err := g.CreateVolume(context.Background(), spec); err != nil {
 		return err

@@ -20,6 +20,7 @@ const (
 	crashLives   = 3       // of the process, within a run
 	crashVolumes = 3       // of two writers each
 	crashSpan    = guestBlocks / 2
+	crashThick   = 2   // the volume that is thick, in some recordings
 	crashOps     = 100 // of each writer, in a life
 )
 
@@ -43,6 +44,8 @@ type slot struct {
 	name string
 	inc  *incarnation
 	dev  *Volume // nil: there is no such volume
+	// thick: no write may lack space; a cut of it may.
+	thick bool
 }
 
 // record runs the workload of a seed. The order of its goroutines is not the seed's: what happened is on the tape.
@@ -74,8 +77,13 @@ func (g *guests) run(o Options) (err error) {
 	g.testPool = &testPool{Pool: pool, o: o, dir: "/pool"}
 	defer func() { err = errors.Join(err, g.kill()) }()
 	for i := range crashVolumes + 1 {
-		g.slots = append(g.slots, &slot{name: fmt.Sprintf("volume-%d", i)})
+		g.slots = append(g.slots, &slot{name: fmt.Sprintf("volume-%d", i), thick: i == crashThick && g.thick()})
 		if i < crashVolumes {
+			if g.slots[i].thick { // it needs its space at once
+				if err := g.grow(0); err != nil {
+					return err
+				}
+			}
 			if err := g.createVolume(g.slots[i], ""); err != nil {
 				return err
 			}
@@ -94,6 +102,9 @@ func (g *guests) run(o Options) (err error) {
 	}
 	return g.sound()
 }
+
+// thick: a volume is, of a pool of one member and of two.
+func (g *guests) thick() bool { return g.seed%8 == 2 || g.seed%8 == 5 }
 
 // crashDisk is a machine with three devices.
 func crashDisk() *fsys.Mem {
@@ -197,6 +208,9 @@ func (g *guests) grow(life int) error {
 		if m.index < 2 {
 			chunks = [][crashLives]int64{{1, 1, 2}, {0, 1, 1}}[m.index][life]
 		}
+		if m.index == 0 && g.thick() {
+			chunks++
+		}
 		if size := max(chunks*alloc.ChunkBlocks*BlockSize, SizeUnit); size > int64(m.rec.Size) {
 			if err := g.heldReserve(m.index, size); err != nil {
 				return err
@@ -255,7 +269,7 @@ func (g *guests) writeOnce(r *rand.Rand, s *slot, first int) error {
 	m := mark{Kind: markBegin, Inc: s.inc.id, From: from*sectorsPerBlock + sectors[0], To: (from+n-1)*sectorsPerBlock + sectors[1], Zero: r.IntN(4) == 0}
 	m.To = min(m.To, (first+crashSpan)*sectorsPerBlock)
 	err := g.change(s, m, r.IntN(2) == 0)
-	if errors.Is(err, ErrNoSpace) {
+	if errors.Is(err, ErrNoSpace) && !s.thick {
 		half := crashSpan / 2 * r.IntN(2)
 		m.From, m.To, m.Zero = (first+half)*sectorsPerBlock, (first+half+crashSpan/2)*sectorsPerBlock, true
 		if err = g.change(s, m, true); errors.Is(err, ErrNoSpace) {

@@ -112,6 +112,43 @@ func TestSpaceLadder(t *testing.T) {
 	until(t, "there is space again", func() bool { return p.Info().Level == SpaceAmple && seen.has("ample space again") })
 }
 
+// A large write that would gather scattered blocks, and finds no space for that nor for what is new, waits like any other: what it gives back itself is
+// nothing to be woken by.
+func TestLargeWriteOverScatteredBlocksOfAFullPool(t *testing.T) {
+	o := testOptions(t)
+	o.SpaceWait = 100 * time.Millisecond
+	p := newPool(t, o, MinPoolSize)
+	v := p.volume("v", 512<<20)
+	block := make([]byte, BlockSize)
+	for i := range int64(largeWrite / 2) {
+		for _, at := range []int64{2 * i, 2*largeWrite + i} { // so that no two of the first stretch lie side by side
+			_, err := v.WriteAt(block, at*BlockSize)
+			must(t, err)
+		}
+	}
+	at, err := p.fillTo(v, 1<<20, 2<<20), error(nil)
+	for ; err == nil; at += BlockSize {
+		_, err = v.WriteAt(block, at)
+	}
+	if !errors.Is(err, ErrNoSpace) {
+		t.Fatal(err)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := v.WriteAt(make([]byte, largeWrite*BlockSize), 0)
+		wrote <- err
+	}()
+	select {
+	case err := <-wrote:
+		if !errors.Is(err, ErrNoSpace) {
+			t.Fatal(err)
+		}
+	case <-time.After(100 * o.SpaceWait):
+		must(t, v.Discard(1<<20, v.Size()-1<<20)) // so that it ends
+		t.Fatal("the write neither gets space nor is told that there is none")
+	}
+}
+
 // A pool that a neighbour's files leave little space goes up the ladder, too.
 func TestLadderCountsTheFileSystem(t *testing.T) {
 	s := spaceLeft{size: 100 << 20, bytes: 3 << 20, warn: 0.85, refuse: 0.95, limitedByFiles: true}

@@ -218,12 +218,14 @@ func (c *volumeCounters) wrote(b []byte) {
 type admission struct {
 	v   *Volume
 	pin epoch.Pin
+	// scarce: the write waits for space. It takes no block that it can do without: what it gave back again would wake it, for ever.
+	scarce bool
 }
 
 // enter admits one part of a write: through the gate, then pinned. leave undoes it.
 func (v *Volume) enter() admission {
 	v.gate.enter()
-	return admission{v, v.pool.epochs.Pin()}
+	return admission{v: v, pin: v.pool.epochs.Pin()}
 }
 
 func (a *admission) leave() {

@@ -47,6 +47,7 @@ func (v *Volume) again(n int, part func(a *admission) error) error {
 			v.pool.flow.enter(n)
 		}
 		a := v.enter()
+		a.scarce = w.freed != nil
 		err := ErrClosed
 		if !v.closed.Load() {
 			err = part(&a)
@@ -102,7 +103,7 @@ func (v *Volume) writePart(a *admission, page uint32, at int, b []byte) error {
 		return err
 	}
 	w := partWrite{v: v, a: a, g: g, page: page, at: at, b: b, list: list}
-	if v.mode.Load() == uint32(RedirectOnWrite) { // COW keeps blocks where they are
+	if v.mode.Load() == uint32(RedirectOnWrite) && !a.scarce { // COW keeps blocks where they are
 		w.gathers = at%BlockSize == 0 && len(b)%BlockSize == 0 && scattered(g, list, first, end)
 	}
 	if err := w.takeOver(first, end); err != nil {
