@@ -68,8 +68,11 @@ func (f *Facts) Snapshot() (Snapshot, map[string]time.Time, error) {
 	if err != nil {
 		return s, nil, fmt.Errorf("annotation %s: %w", AnnotationSchedules, err)
 	}
-	for name := range runs {
+	for name, at := range runs {
 		s.Schedules = append(s.Schedules, name)
+		if at.After(s.DueAt) {
+			s.DueAt = at
+		}
 	}
 	slices.Sort(s.Schedules)
 	return s, runs, nil

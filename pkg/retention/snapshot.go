@@ -29,6 +29,8 @@ type Snapshot struct {
 	CreatedAt time.Time `json:"createdAt,omitzero"`
 	// RequestedAt is when its object was made. Zero: CreatedAt.
 	RequestedAt time.Time `json:"requestedAt,omitzero"`
+	// DueAt is the latest nominal time that it was taken for. It tells which of those requested within a second, all that Kubernetes keeps, is the later.
+	DueAt time.Time `json:"dueAt,omitzero"`
 	// Ready says that it can be restored.
 	Ready bool `json:"ready"`
 	// Error is what the storage last said went wrong.
@@ -79,10 +81,7 @@ func newestFirst(a, b *Snapshot) int {
 
 // latestFirst orders by when they were asked for.
 func latestFirst(a, b *Snapshot) int {
-	if c := b.requested().Compare(a.requested()); c != 0 {
-		return c
-	}
-	return strings.Compare(a.Key, b.Key)
+	return cmp.Or(b.requested().Compare(a.requested()), b.DueAt.Compare(a.DueAt), strings.Compare(a.Key, b.Key))
 }
 
 // Input is what a plan is made of.
