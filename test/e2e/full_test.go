@@ -42,7 +42,10 @@ func TestFullPool(t *testing.T) {
 		}
 		return nil
 	})
-	f.Remove(refused)
+	// The side-car goes on asking for it, deleted or not, until it hears something else than that there is no space.
+	if err := f.Delete(t.Context(), refused); err != nil {
+		t.Fatal(err)
+	}
 	f.Claim(framework.Claim{Name: "late", Class: f.Class("small"), Size: "64Mi"})
 	late := f.AskPod(framework.Pod{Name: "late", Claims: []string{"late"}})
 	framework.UntilEvent(t, f.Cluster, late, "free storage")
@@ -65,6 +68,7 @@ func TestFullPool(t *testing.T) {
 	}
 	f.PoolSays(pool, rowanv1alpha1.SpaceScarce, metav1.ConditionFalse)
 	f.Running(late)
+	framework.Gone(t, f.Cluster, refused)
 
 	f.Remove(p)
 	q := f.Pod(framework.Pod{Name: "q", Claims: []string{"files"}, Blocks: []string{"disk"}})

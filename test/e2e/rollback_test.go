@@ -123,7 +123,10 @@ func detachedOrHeld(f *framework.Flow, pvc *corev1.PersistentVolumeClaim) *rowan
 func TestRollbackOfALargeVolume(t *testing.T) {
 	c := cluster(t)
 	f := c.Undisturbed(t)
-	pvc := f.Claim(framework.Claim{Name: "data", Size: "100Gi"})
+	// A node of a test has less than that: the pool promises thirty times what it has.
+	set, _ := f.PoolSet("large", otherNode(t, f, ""), "4Gi", 3000)
+	f.StorageClass("large", map[string]string{"poolSet": set.Name})
+	pvc := f.Claim(framework.Claim{Name: "data", Class: f.Class("large"), Size: "100Gi"})
 	p := f.Pod(framework.Pod{Name: "p", Claims: []string{"data"}})
 	f.WriteFiles(p, "/data/data/kept")
 	want := f.HashFiles(p, "/data/data/kept")
