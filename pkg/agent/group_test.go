@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -36,45 +37,29 @@ func TestGroupKills(t *testing.T) {
 		w.apply(newVolume(p, name, 10*mi))
 	}
 	w.settled()
-	for n := 0; ; n++ {
-		hits := ""
-		for _, after := range []bool{false, true} {
-			hits += w.groupKilledAt(p, n, after)
-		}
-		if hits == "" {
-			if n < 5 {
-				t.Errorf("only %d calls were made", n)
-			}
-			return
-		}
-	}
+	atEveryCall(t, 5, func(n int, after bool) string { return w.groupKilledAt(p, n, after) })
 }
 
 // groupKilledAt takes a group through its life, with a kill at the n-th call of each step.
 func (w *world) groupKilledAt(p *v1alpha1.Pool, n int, after bool) (hits string) {
 	w.t.Helper()
 	g, members := w.newGroup(p, fmt.Sprintf("g-%d-%t", n, after), "v0", "v1")
-	step := func(what string, change func()) {
-		w.t.Helper()
-		change()
-		w.faults.arm(n, after)
+	attempt := func() (err error) {
 		requests := map[reconcile.Reconciler][]string{groups{w.agent}: {g.Name}}
 		for _, s := range members {
 			requests[snapshots{w.agent}] = append(requests[snapshots{w.agent}], s.Name)
 		}
 		for r, names := range requests {
 			for _, name := range names {
-				if _, err := r.Reconcile(w.t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}); err != nil {
-					w.t.Log(err)
-				}
+				_, rerr := r.Reconcile(w.t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Name: name}})
+				err = errors.Join(err, rerr)
 			}
 		}
-		hit := w.faults.disarm()
-		hits += hit
-		w.startAgent()
-		if err := w.settle(); err != nil {
-			w.t.Fatalf("%s, %s failed (after: %t), then: %v", what, hit, after, err)
-		}
+		return err
+	}
+	step := func(what string, change func()) {
+		w.t.Helper()
+		hits += w.ended(n, after, what, change, attempt)
 	}
 	step("cut", func() { w.apply(g) })
 	w.condition(g, v1alpha1.Created, metav1.ConditionTrue, "")
@@ -106,9 +91,7 @@ func (w *world) groupKilledAt(p *v1alpha1.Pool, n int, after bool) (hits string)
 	}
 	for _, o := range objects {
 		w.condition(o, v1alpha1.Deleted, metav1.ConditionTrue, "")
-		o.SetFinalizers(nil)
-		must(w.t, w.client.Update(w.t.Context(), o))
-		must(w.t, w.client.Delete(w.t.Context(), o))
+		w.released(o)
 	}
 	if all, err := w.rpc.Snapshots(w.t.Context(), p.Name, ""); err != nil || len(all) != 0 {
 		w.t.Fatalf("left: %+v, %v", all, err)

@@ -107,6 +107,18 @@ func TestPoolAdopted(t *testing.T) {
 	}
 }
 
+// diskAway takes the pool's folder away, and what the engine remembers of it, and returns where the folder was; with .away behind, that is where it is.
+func (w *world) diskAway() (dir string) {
+	w.t.Helper()
+	w.stopEngine()
+	dir = filepath.Join(w.dir, "pool")
+	must(w.t, os.Rename(dir, dir+".away"))
+	must(w.t, os.RemoveAll(w.state))
+	w.startEngine()
+	w.settled()
+	return dir
+}
+
 // A node that was installed anew, or whose disk is not mounted: no pool is made in place of the one that was there, its volumes are lost; when the disk
 // comes back, so are they.
 func TestPoolGone(t *testing.T) {
@@ -115,12 +127,7 @@ func TestPoolGone(t *testing.T) {
 	w.apply(v)
 	w.settled()
 	w.condition(v, v1alpha1.Created, metav1.ConditionTrue, "")
-	w.stopEngine()
-	dir := filepath.Join(w.dir, "pool")
-	must(t, os.Rename(dir, dir+".away"))
-	must(t, os.RemoveAll(w.state))
-	w.startEngine()
-	w.settled()
+	dir := w.diskAway()
 	if c := w.condition(p, v1alpha1.Ready, metav1.ConditionFalse, v1alpha1.ReasonPoolGone); !strings.Contains(c.Message, dir) {
 		t.Error(c.Message)
 	}
@@ -144,12 +151,7 @@ func TestLostPoolGivenUp(t *testing.T) {
 	w.apply(v)
 	w.apply(kept)
 	w.settled()
-	w.stopEngine()
-	dir := filepath.Join(w.dir, "pool")
-	must(t, os.Rename(dir, dir+".away"))
-	must(t, os.RemoveAll(w.state))
-	w.startEngine()
-	w.settled()
+	dir := w.diskAway()
 	absent := func(o client.Object, want *v1alpha1.DesiredState) {
 		*want = v1alpha1.Absent
 		w.apply(o)
@@ -249,11 +251,7 @@ func TestIdentityFollowsDisks(t *testing.T) {
 	if id, err := w.agent.Identity(t.Context()); err != nil || id != nodeName {
 		t.Fatal(id, err)
 	}
-	w.stopEngine()
-	must(t, os.RemoveAll(filepath.Join(w.dir, "pool")))
-	must(t, os.RemoveAll(w.state))
-	w.startEngine()
-	w.settled()
+	w.diskAway()
 	w.condition(own, v1alpha1.Ready, metav1.ConditionFalse, v1alpha1.ReasonPoolGone)
 	dir := filepath.Join(w.dir, "moved")
 	info, err := w.rpc.CreatePool(t.Context(), engine.PoolSpec{Name: "default-node-9", Node: "node-9", Directory: dir, Size: 256 * mi})

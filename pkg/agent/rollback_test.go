@@ -280,18 +280,7 @@ func TestRollbackStaleCache(t *testing.T) {
 // TestRollbackKills ends the agent at every call of a rollback, before and after the call did its work: it is done once, and what is written after it stays.
 func TestRollbackKills(t *testing.T) {
 	w, p := poolWorld(t)
-	for n := 0; ; n++ {
-		hits := ""
-		for _, after := range []bool{false, true} {
-			hits += w.rollbackKilledAt(p, n, after)
-		}
-		if hits == "" {
-			if n < 7 {
-				t.Errorf("only %d calls were made", n)
-			}
-			return
-		}
-	}
+	atEveryCall(t, 7, func(n int, after bool) string { return w.rollbackKilledAt(p, n, after) })
 }
 
 func (w *world) rollbackKilledAt(p *v1alpha1.Pool, n int, after bool) (hits string) {
@@ -299,17 +288,7 @@ func (w *world) rollbackKilledAt(p *v1alpha1.Pool, n int, after bool) (hits stri
 	d, s := w.newDisk(p, fmt.Sprintf("v-%d-%t", n, after))
 	step := func(what string, do func()) {
 		w.t.Helper()
-		do()
-		w.faults.arm(n, after)
-		if err := (runOne{w, d.v.Name, false}).run(); err != nil {
-			w.t.Log(err)
-		}
-		hit := w.faults.disarm()
-		hits += hit
-		w.startAgent()
-		if err := w.settle(); err != nil {
-			w.t.Fatalf("%s, %s failed (after: %t), then: %v", what, hit, after, err)
-		}
+		hits += w.ended(n, after, what, do, runOne{w, d.v.Name, false}.run)
 	}
 	step("hold", func() { d.ask(rollbackTo(d.v.Name, s)) })
 	safety := d.snapshot(d.v.Spec.CSIName + "-safety")
@@ -328,9 +307,7 @@ func (w *world) rollbackKilledAt(p *v1alpha1.Pool, n int, after bool) (hits stri
 		w.apply(o)
 		w.settled()
 		get(w, o)
-		o.SetFinalizers(nil)
-		must(w.t, w.client.Update(w.t.Context(), o))
-		must(w.t, w.client.Delete(w.t.Context(), o))
+		w.released(o)
 	}
 	return hits
 }

@@ -138,18 +138,7 @@ func TestGroup(t *testing.T) {
 // TestKills ends the agent at every call it makes, before and after the call did its work: the next agent finishes, and nothing is made twice.
 func TestKills(t *testing.T) {
 	w, p := poolWorld(t)
-	for n := 0; ; n++ {
-		hits := ""
-		for _, after := range []bool{false, true} {
-			hits += w.killedAt(p, n, after)
-		}
-		if hits == "" {
-			if n < 10 {
-				t.Errorf("only %d calls were made", n)
-			}
-			return
-		}
-	}
+	atEveryCall(t, 10, func(n int, after bool) string { return w.killedAt(p, n, after) })
 }
 
 // killedAt takes a volume, its snapshot and a copy through their lives, with a kill at the n-th call of each step.
@@ -160,17 +149,7 @@ func (w *world) killedAt(p *v1alpha1.Pool, n int, after bool) (hits string) {
 	c.Spec.Source = &v1alpha1.VolumeSource{Snapshot: s.Name}
 	s.Spec.NotAfter = metav1.NewMicroTime(w.clock.Now().Add(minute))
 	step := func(what string, do func()) {
-		do()
-		w.faults.arm(n, after)
-		if err := w.settleOnce(); err != nil {
-			w.t.Log(err)
-		}
-		hit := w.faults.disarm()
-		hits += hit
-		w.startAgent()
-		if err := w.settle(); err != nil {
-			w.t.Fatalf("%s, %s failed (after: %t), then: %v", what, hit, after, err)
-		}
+		hits += w.ended(n, after, what, do, w.settleOnce)
 	}
 	step("make", func() { w.apply(v) })
 	w.condition(v, v1alpha1.Created, metav1.ConditionTrue, "")
@@ -185,9 +164,7 @@ func (w *world) killedAt(p *v1alpha1.Pool, n int, after bool) (hits string) {
 	for _, o := range []client.Object{s, v, c} {
 		step("delete", func() { get(w, o); absent(o); w.apply(o) })
 		w.condition(o, v1alpha1.Deleted, metav1.ConditionTrue, "")
-		o.SetFinalizers(nil)
-		must(w.t, w.client.Update(w.t.Context(), o))
-		must(w.t, w.client.Delete(w.t.Context(), o))
+		w.released(o)
 	}
 	info, err := w.rpc.Pool(w.t.Context(), p.Name)
 	if err != nil || info.Volumes+info.Snapshots != 0 {

@@ -11,16 +11,22 @@ import (
 )
 
 // NodeMeta is a Node of which only the metadata is wanted: the cache then has a few hundred bytes of each, and no heartbeats.
-func NodeMeta() *metav1.PartialObjectMetadata {
+func NodeMeta() *metav1.PartialObjectMetadata { return Meta("Node") }
+
+// NodeMetas is a list of those.
+func NodeMetas() *metav1.PartialObjectMetadataList { return Metas("Node") }
+
+// Meta is an object of one of Kubernetes' own kinds, such as Node, of which only the metadata is wanted.
+func Meta(kind string) *metav1.PartialObjectMetadata {
 	m := &metav1.PartialObjectMetadata{}
-	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind))
 	return m
 }
 
-// NodeMetas is a list of those.
-func NodeMetas() *metav1.PartialObjectMetadataList {
+// Metas is a list of those.
+func Metas(kind string) *metav1.PartialObjectMetadataList {
 	l := &metav1.PartialObjectMetadataList{}
-	l.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
+	l.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
 	return l
 }
 

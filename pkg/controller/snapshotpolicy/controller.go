@@ -98,7 +98,7 @@ func (c *Controller) begin(ctx context.Context, m ctrl.Manager) error {
 		For(&v1alpha1.SnapshotPolicy{}, own).
 		Watches(&v1alpha1.ClusterSnapshotPolicy{}, &handler.EnqueueRequestForObject{}, own).
 		Watches(&corev1.PersistentVolumeClaim{}, c.later(c.policiesOfClaim), builder.WithPredicates(claimChanged())).
-		WatchesMetadata(namespaceMeta(), c.later(c.clusterPolicies), builder.WithPredicates(predicate.Or[client.Object](
+		WatchesMetadata(kit.Meta("Namespace"), c.later(c.clusterPolicies), builder.WithPredicates(predicate.Or[client.Object](
 			predicate.LabelChangedPredicate{}, predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetDeletionTimestamp() != nil })))).
 		Build(kit.Calm(c))
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/controller/kit"
 	"github.com/rowan-csi/rowan/pkg/retention"
 )
 
@@ -103,7 +104,7 @@ func (ch *chosen) add(s *src) {
 func (ps *pass) namespaces(ctx context.Context) (map[string]*metav1.PartialObjectMetadata, error) {
 	found := map[string]*metav1.PartialObjectMetadata{}
 	if !ps.p.cluster() {
-		ns := namespaceMeta()
+		ns := kit.Meta("Namespace")
 		if err := ps.c.Client.Get(ctx, client.ObjectKey{Name: ps.p.obj.GetNamespace()}, ns); err != nil {
 			if apierrors.IsNotFound(err) {
 				return found, nil
@@ -113,7 +114,7 @@ func (ps *pass) namespaces(ctx context.Context) (map[string]*metav1.PartialObjec
 		found[ns.Name] = ns
 		return found, nil
 	}
-	list := namespaceMetas()
+	list := kit.Metas("Namespace")
 	if err := ps.c.Client.List(ctx, list, noCopies); err != nil {
 		return nil, fmt.Errorf("list namespaces: %w", err)
 	}

@@ -78,22 +78,27 @@ func (g *Guard) tell(ctx context.Context, req *csi.CreateVolumeRequest, resp *cs
 		preferred[0].GetSegments()[v1alpha1.TopologyKey] == at[0].GetSegments()[v1alpha1.TopologyKey] {
 		return
 	}
-	var claim corev1.PersistentVolumeClaim
-	err := g.live.Get(ctx, client.ObjectKey{Namespace: req.GetParameters()[claimNamespace], Name: req.GetParameters()[claimName]}, &claim)
+	claim, err := g.claim(ctx, req)
 	if err == nil && claim.Annotations[claims.SelectedNode] == "" {
 		return // nobody chose a node
 	}
 	var source *claims.Location
 	if err == nil {
-		source, err = g.find.Source(ctx, &claim)
+		source, err = g.find.Source(ctx, claim)
 	}
 	if err != nil || source == nil { // gone meanwhile, or not to be read now
 		klog.FromContext(ctx).Info("No event tells where a copy was made", "volume", req.GetName(), "error", err)
 		return
 	}
-	g.events.Eventf(&claim, nil, corev1.EventTypeNormal, "SourceNode", "Provision",
+	g.events.Eventf(claim, nil, corev1.EventTypeNormal, "SourceNode", "Provision",
 		"%s is on node %s, not on node %s, which was chosen first: the volume is made on node %s, and pods that use it run there",
 		source.What, source.Node, claim.Annotations[claims.SelectedNode], source.Node)
+}
+
+// claim that a request is for.
+func (g *Guard) claim(ctx context.Context, req *csi.CreateVolumeRequest) (*corev1.PersistentVolumeClaim, error) {
+	claim := &corev1.PersistentVolumeClaim{}
+	return claim, g.live.Get(ctx, client.ObjectKey{Namespace: req.GetParameters()[claimNamespace], Name: req.GetParameters()[claimName]}, claim)
 }
 
 // drawn narrows a request to the node that the scheduler drew for the claim, so that another one never takes its place because the drawn one is full or
@@ -104,9 +109,8 @@ func (g *Guard) drawn(ctx context.Context, req *csi.CreateVolumeRequest) *csi.Cr
 		len(req.GetAccessibilityRequirements().GetRequisite()) < 2 { // there is no other
 		return req
 	}
-	var claim corev1.PersistentVolumeClaim
-	key := client.ObjectKey{Namespace: req.GetParameters()[claimNamespace], Name: req.GetParameters()[claimName]}
-	if err := g.live.Get(ctx, key, &claim); err != nil {
+	claim, err := g.claim(ctx, req)
+	if err != nil {
 		if !apierrors.IsNotFound(err) {
 			klog.FromContext(ctx).Error(err, "Could not look at a volume's claim", "volume", req.GetName())
 		}

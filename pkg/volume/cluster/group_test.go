@@ -190,50 +190,21 @@ func TestGroupTombstone(t *testing.T) {
 
 // TestEveryWriteOfGroupsFailsOnce: whatever write fails, before or after it was done, repeating the call comes to the same end, with one cut.
 func TestEveryWriteOfGroupsFailsOnce(t *testing.T) {
-	for _, done := range []bool{false, true} {
-		for nth := 1; ; nth++ {
-			f := newFixture(t, nil)
-			c := volume.OpenController(f.Service)
-			r := f.groupOf("g", "a", "b")
-			n, hit := 0, false
-			fail := func(verb string, obj client.Object) error {
-				if n++; n != nth {
-					return nil
-				}
-				hit = true
-				return apierrors.NewServerTimeout(schema.GroupResource{Resource: "localsnapshots"}, verb, 1)
-			}
-			if done {
-				f.api.set(nil, fail)
-			} else {
-				f.api.set(fail, nil)
-			}
-			again := func(what string, do func() error) {
-				t.Helper()
-				err := do()
-				if err != nil {
-					says(t, fmt.Sprintf("%s with write %d failing (done: %t)", what, nth, done), err, volume.ErrUnavailable)
-					err = do()
-				}
-				if err != nil {
-					t.Errorf("%s after write %d failed (done: %t): %v", what, nth, done, err)
-				}
-			}
-			var g volume.Group
-			again("cut", func() (err error) { g, err = c.CreateGroup(t.Context(), r); return err })
-			if len(g.Snapshots) != 2 {
-				t.Fatalf("write %d failed (done: %t): %+v", nth, done, g)
-			}
-			again("delete", func() error { return c.DeleteGroup(t.Context(), g.ID, g.Handles()) })
-			if left := f.api.names(t); len(left) != 2 {
-				t.Errorf("write %d failed (done: %t): left %v", nth, done, left)
-			}
-			if f.agent.did("cut group") != 1 || f.agent.did("delete group") != 1 {
-				t.Errorf("write %d failed (done: %t): the node did %v", nth, done, f.agent.done)
-			}
-			if !hit {
-				break
-			}
+	everyWriteFails(t, func(f *failing) {
+		c := volume.OpenController(f.Service)
+		r := f.groupOf("g", "a", "b")
+		f.arm()
+		var g volume.Group
+		f.again("cut", func() (err error) { g, err = c.CreateGroup(t.Context(), r); return err })
+		if len(g.Snapshots) != 2 {
+			t.Fatalf("%s: %+v", f.how, g)
 		}
-	}
+		f.again("delete", func() error { return c.DeleteGroup(t.Context(), g.ID, g.Handles()) })
+		if left := f.api.names(t); len(left) != 2 {
+			t.Errorf("%s: left %v", f.how, left)
+		}
+		if f.agent.did("cut group") != 1 || f.agent.did("delete group") != 1 {
+			t.Errorf("%s: the node did %v", f.how, f.agent.done)
+		}
+	})
 }

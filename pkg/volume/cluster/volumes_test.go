@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
@@ -432,56 +431,27 @@ func TestDefinitionGone(t *testing.T) {
 
 // TestEveryWriteFailsOnce: whatever write of whatever call fails, before or after it was done, repeating the call comes to the same end.
 func TestEveryWriteFailsOnce(t *testing.T) {
-	for _, done := range []bool{false, true} {
-		for nth := 1; ; nth++ {
-			f := newFixture(t, nil)
-			c := volume.OpenController(f.Service)
-			n, hit := 0, false
-			fail := func(verb string, obj client.Object) error {
-				if n++; n != nth {
-					return nil
-				}
-				hit = true
-				return apierrors.NewServerTimeout(schema.GroupResource{Resource: "localvolumes"}, verb, 1)
+	everyWriteFails(t, func(f *failing) {
+		c := volume.OpenController(f.Service)
+		f.arm()
+		r := volume.CreateRequest{Name: "v"}
+		s := volume.SnapshotRequest{Name: "s", Source: r.ID()}
+		f.again("create", func() error { _, err := c.Create(t.Context(), r); return err })
+		f.again("expand", func() error {
+			v, err := c.Expand(t.Context(), r.ID(), volume.Range{Required: 2 * volumetest.Gi})
+			if err == nil && v.Sizing.Size != 2*volumetest.Gi {
+				t.Errorf("grown to %d", v.Sizing.Size)
 			}
-			if done {
-				f.api.set(nil, fail)
-			} else {
-				f.api.set(fail, nil)
-			}
-			again := func(what string, do func() error) {
-				t.Helper()
-				err := do()
-				if err != nil {
-					says(t, fmt.Sprintf("%s with write %d failing (done: %t)", what, nth, done), err, volume.ErrUnavailable)
-					err = do()
-				}
-				if err != nil {
-					t.Errorf("%s after write %d failed (done: %t): %v", what, nth, done, err)
-				}
-			}
-			r := volume.CreateRequest{Name: "v"}
-			s := volume.SnapshotRequest{Name: "s", Source: r.ID()}
-			again("create", func() error { _, err := c.Create(t.Context(), r); return err })
-			again("expand", func() error {
-				v, err := c.Expand(t.Context(), r.ID(), volume.Range{Required: 2 * volumetest.Gi})
-				if err == nil && v.Sizing.Size != 2*volumetest.Gi {
-					t.Errorf("grown to %d", v.Sizing.Size)
-				}
-				return err
-			})
-			again("cut", func() error { _, err := c.CreateSnapshot(t.Context(), s); return err })
-			again("delete", func() error { return c.Delete(t.Context(), r.ID()) })
-			again("delete the snapshot", func() error { return c.DeleteSnapshot(t.Context(), s.ID()) })
-			if left := f.api.names(t); len(left) != 0 {
-				t.Errorf("write %d failed (done: %t): left %v", nth, done, left)
-			}
-			if f.agent.did("create") != 1 || f.agent.did("cut") != 1 || f.agent.did("delete") != 2 {
-				t.Errorf("write %d failed (done: %t): the node did %v", nth, done, f.agent.done)
-			}
-			if !hit {
-				break
-			}
+			return err
+		})
+		f.again("cut", func() error { _, err := c.CreateSnapshot(t.Context(), s); return err })
+		f.again("delete", func() error { return c.Delete(t.Context(), r.ID()) })
+		f.again("delete the snapshot", func() error { return c.DeleteSnapshot(t.Context(), s.ID()) })
+		if left := f.api.names(t); len(left) != 0 {
+			t.Errorf("%s: left %v", f.how, left)
 		}
-	}
+		if f.agent.did("create") != 1 || f.agent.did("cut") != 1 || f.agent.did("delete") != 2 {
+			t.Errorf("%s: the node did %v", f.how, f.agent.done)
+		}
+	})
 }

@@ -123,11 +123,22 @@ func at(base time.Time, hours int) *metav1.Time {
 // oldest snapshot of a claim, by its nominal time.
 func (s *stage) oldest(claim string) snapshotv1.VolumeSnapshot {
 	s.t.Helper()
-	list := slices.DeleteFunc(s.all(), func(v snapshotv1.VolumeSnapshot) bool {
-		return v.Spec.Source.PersistentVolumeClaimName == nil || *v.Spec.Source.PersistentVolumeClaimName != claim
+	return s.oldestOf("of "+claim, func(v snapshotv1.VolumeSnapshot) bool {
+		return v.Spec.Source.PersistentVolumeClaimName != nil && *v.Spec.Source.PersistentVolumeClaimName == claim
 	})
+}
+
+// oldestManaged is the oldest of those with a policy's label.
+func (s *stage) oldestManaged() snapshotv1.VolumeSnapshot {
+	s.t.Helper()
+	return s.oldestOf("with a policy's label", func(v snapshotv1.VolumeSnapshot) bool { return v.Labels[retention.LabelPolicy] != "" })
+}
+
+func (s *stage) oldestOf(which string, is func(v snapshotv1.VolumeSnapshot) bool) snapshotv1.VolumeSnapshot {
+	s.t.Helper()
+	list := slices.DeleteFunc(s.all(), func(v snapshotv1.VolumeSnapshot) bool { return !is(v) })
 	if len(list) == 0 {
-		s.t.Fatal("no snapshot of " + claim)
+		s.t.Fatal("no snapshot " + which)
 	}
 	return slices.MinFunc(list, func(a, b snapshotv1.VolumeSnapshot) int {
 		return strings.Compare(a.Annotations[retention.AnnotationSchedules], b.Annotations[retention.AnnotationSchedules])
@@ -297,7 +308,7 @@ func editedByHand(s *stage) {
 	}
 	s.want("it is nobody's: not pruned, and takes no slot", "data", s.hours(base, 3, 2, 0))
 
-	ahead := s.oldestManaged("data") // of hour 2
+	ahead := s.oldestManaged() // of hour 2
 	s.change(&ahead, true, func() { ahead.Status.CreationTime = at(base, 10000) })
 	for n := 4; n <= 6; n++ {
 		s.step(time.Hour)
@@ -312,7 +323,7 @@ func editedByHand(s *stage) {
 	s.want("put right", "data", s.hours(base, 6, 5, 0))
 	s.condition(p, v1alpha1.ClockSkew, "", "")
 
-	broken := s.oldestManaged("data") // of hour 5
+	broken := s.oldestManaged() // of hour 5
 	s.change(&broken, false, func() { broken.Annotations[retention.AnnotationSchedules] = "nonsense" })
 	s.step(time.Hour)
 	s.until("what cannot be read is left alone", func() (bool, error) {
@@ -336,15 +347,6 @@ func editedByHand(s *stage) {
 			s.t.Error("what was deleted by hand came back")
 		}
 	}
-}
-
-// oldestManaged is oldest of those with a policy's label.
-func (s *stage) oldestManaged(claim string) snapshotv1.VolumeSnapshot {
-	s.t.Helper()
-	list := slices.DeleteFunc(s.all(), func(v snapshotv1.VolumeSnapshot) bool { return v.Labels[retention.LabelPolicy] == "" })
-	return slices.MinFunc(list, func(a, b snapshotv1.VolumeSnapshot) int {
-		return strings.Compare(a.Annotations[retention.AnnotationSchedules], b.Annotations[retention.AnnotationSchedules])
-	})
 }
 
 func clockBack(s *stage) {
