@@ -173,10 +173,7 @@ func (p *nodePlugin) register(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		_, err := p.agent.Identity(ctx)
-		if err == nil {
-			_, err = p.agent.KeepNode(ctx, false) // or the kubelet would refuse an identity that has changed
-		}
+		_, err := p.agent.KeepNode(ctx, false) // or the kubelet would refuse an identity that has changed
 		if err == nil {
 			break
 		}

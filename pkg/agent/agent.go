@@ -45,6 +45,7 @@ type Agent struct {
 	// What is to be looked at although its object did not change.
 	oddVolumes   chan event.TypedGenericEvent[*v1alpha1.LocalVolume]
 	oddSnapshots chan event.TypedGenericEvent[*v1alpha1.LocalSnapshot]
+	oddNode      chan struct{}
 }
 
 // New makes an agent. c reads from a cache with Selectors, reader from the API server.
@@ -60,6 +61,7 @@ func New(c client.Client, reader client.Reader, e Engine, recorder events.EventR
 		cfg: cfg, client: c, reader: reader, engine: e, events: recorder, identity: id,
 		oddVolumes:   make(chan event.TypedGenericEvent[*v1alpha1.LocalVolume], oddMax),
 		oddSnapshots: make(chan event.TypedGenericEvent[*v1alpha1.LocalSnapshot], oddMax),
+		oddNode:      make(chan struct{}, 1),
 	}, nil
 }
 
@@ -104,6 +106,14 @@ const oddMax = 1024
 func (a *Agent) lookAt(_ context.Context, v *v1alpha1.LocalVolume) {
 	select {
 	case a.oddVolumes <- event.TypedGenericEvent[*v1alpha1.LocalVolume]{Object: v}:
+	default:
+	}
+}
+
+// lookAtNode has the Node follow at once what became of its disks: until its label does, pods are sent where their disk is not. It never waits.
+func (a *Agent) lookAtNode() {
+	select {
+	case a.oddNode <- struct{}{}:
 	default:
 	}
 }

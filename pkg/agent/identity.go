@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -30,6 +31,9 @@ type identity struct {
 
 	mu    sync.Mutex
 	value string // "" while it was never found out
+	// alone are this node's pools, by UID, when the API server said last that value is no other node's; nil: never. Disks that serve elsewhere went with a
+	// Pool that was here, so while these are the same it need not be asked again: all pools' list is long where there are many nodes.
+	alone []types.UID
 }
 
 func loadIdentity(file string) (*identity, error) {
@@ -48,6 +52,7 @@ func (a *Agent) Known() string {
 }
 
 // Identity finds the identity out where it is not known, or went elsewhere with its disks: a pool's that stands for this node already, or the node's name.
+// It is asked again and again, for disks come and go while the agent runs.
 func (a *Agent) Identity(ctx context.Context) (string, error) {
 	a.identity.mu.Lock()
 	defer a.identity.mu.Unlock()
@@ -59,11 +64,16 @@ func (a *Agent) Identity(ctx context.Context) (string, error) {
 		if slices.ContainsFunc(ps.Items, func(p v1alpha1.Pool) bool { return p.Status.Identity == value && !poolGone(&p) }) {
 			return value, nil
 		}
+		mine := uids(ps.Items)
+		if a.identity.alone != nil && slices.Equal(a.identity.alone, mine) {
+			return value, nil
+		}
 		elsewhere, err := a.servedElsewhere(ctx, value)
 		if err != nil {
 			return "", err
 		}
 		if !elsewhere {
+			a.identity.alone = mine
 			return value, nil
 		}
 	}
@@ -77,6 +87,16 @@ func (a *Agent) Identity(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return name, a.identity.set(name)
+}
+
+// uids are those of pools, in order; never nil.
+func uids(ps []v1alpha1.Pool) []types.UID {
+	list := make([]types.UID, 0, len(ps))
+	for _, p := range ps {
+		list = append(list, p.UID)
+	}
+	slices.Sort(list)
+	return list
 }
 
 // unusedIdentity is the node's name, or, where the disks of an earlier node of that name serve elsewhere, one that nobody has.
@@ -134,7 +154,7 @@ func (i *identity) set(value string) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("remember the node's identity: %w", err), os.Remove(temp.Name()))
 	}
-	i.value = value
+	i.value, i.alone = value, nil
 	return nil
 }
 
@@ -156,6 +176,7 @@ func (a *Agent) settle(ctx context.Context, p *v1alpha1.Pool, found string) erro
 				"move them to a node without pools", volume.ErrPlacement, found, a.identity.value, other.Name)
 		}
 	}
+	defer a.lookAtNode()
 	return a.identity.set(found)
 }
 

@@ -73,14 +73,18 @@ func (a *Agent) tellPools(ctx context.Context) (foreign []string, usage string, 
 	return foreign, v1alpha1.PoolUsageText(full), nil
 }
 
-// KeepNode corrects the Node's topology label, and takes the taint off it that kept pods away until pool and driver serve, if they do: serving
+// KeepNode has the identity and the Node's topology label follow the disks that are here, and takes the taint off it that kept pods away until pool and driver serve, if they do: serving
 // says that the driver does. done: the Node is as it should be.
 func (a *Agent) KeepNode(ctx context.Context, serving bool) (done bool, err error) {
+	id, err := a.Identity(ctx)
+	if err != nil {
+		return false, err
+	}
 	n := &corev1.Node{}
 	if err := a.client.Get(ctx, client.ObjectKey{Name: a.cfg.Node}, n); err != nil {
 		return false, fmt.Errorf("read this node: %w", err)
 	}
-	if err := a.labelNode(ctx, n, a.Known()); err != nil {
+	if err := a.labelNode(ctx, n, id); err != nil {
 		return false, err // the kubelet would refuse the driver
 	}
 	ours := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
@@ -26,11 +26,13 @@ const openingAgain = time.Second
 // Reconcile looks at one.
 func (r pools) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	p := &v1alpha1.Pool{}
-	if err := r.client.Get(ctx, req.NamespacedName, p); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
-	}
-	if p.Spec.NodeName != r.cfg.Node {
+	err := r.client.Get(ctx, req.NamespacedName, p)
+	if apierrors.IsNotFound(err) || err == nil && p.Spec.NodeName != r.cfg.Node {
+		r.lookAtNode() // its disk may serve elsewhere from now on, and take the identity along
 		return reconcile.Result{}, nil
+	}
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("read pool %s: %w", req.Name, err)
 	}
 	info, err := r.engine.Pool(ctx, p.Name)
 	if p.Spec.DesiredState == v1alpha1.Absent {

@@ -1,16 +1,20 @@
 package agent
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/engine"
@@ -273,6 +277,66 @@ func TestIdentityFollowsDisks(t *testing.T) {
 	if id, err := w.agent.Identity(t.Context()); err != nil || id != nodeName {
 		t.Fatalf("when they have gone again it is %s, %v", id, err)
 	}
+}
+
+// The Node's label follows at once when its disks leave while the agent runs: pods on their volumes must not be sent here any more. The kubelet is told
+// the same when it asks next.
+func TestNodeFollowsDisks(t *testing.T) {
+	w, p := poolWorld(t)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
+	get(w, node).Labels = map[string]string{v1alpha1.TopologyKey: nodeName}
+	must(t, w.client.Update(t.Context(), node))
+	reader := &countingLists{Reader: w.client}
+	w.agent.client, w.agent.reader = &onlyMine{w.client}, reader
+	ctx, stop := context.WithCancel(t.Context())
+	lived := make(chan struct{})
+	go func() {
+		defer close(lived)
+		w.agent.Live(ctx, func() bool { return true }, func(err error) { t.Error(err) })
+	}()
+	defer func() { stop(); <-lived }()
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "rowan-agent-node-1", Namespace: "rowan"}}
+	within(t, "the agent says that it lives", func() bool { return w.client.Get(ctx, client.ObjectKeyFromObject(lease), lease) == nil })
+
+	w.diskAway()
+	get(w, p).Spec.NodeName = "node-2"
+	w.apply(p)
+	_, err := pools{w.agent}.Reconcile(ctx, reconcile.Request{NamespacedName: types.NamespacedName{Name: p.Name}})
+	must(t, err)
+	within(t, "the label follows, by no clock", func() bool { return get(w, node).Labels[v1alpha1.TopologyKey] == "node-1-node-uid" })
+	if id := w.agent.Node().NodeID(); id != "node-1-node-uid" {
+		t.Errorf("the kubelet is told %s", id)
+	}
+	_, err = w.agent.KeepNode(ctx, true)
+	must(t, err)
+	asked := reader.n.Load()
+	for range 3 {
+		_, err = w.agent.KeepNode(ctx, true)
+		must(t, err)
+	}
+	if n := reader.n.Load() - asked; n > 0 {
+		t.Errorf("all nodes' pools were listed %d times although no pool came or went", n)
+	}
+
+	get(w, p).Spec.NodeName = nodeName
+	w.apply(p)
+	info, err := w.rpc.CreatePool(ctx, engine.PoolSpec{Name: p.Name, Node: nodeName, Directory: filepath.Join(w.dir, "back"), Size: 256 * mi})
+	must(t, err)
+	p.Status.UUID = info.ID
+	must(t, w.client.Status().Update(ctx, p))
+	w.settled()
+	within(t, "it is what it was with the disk back", func() bool { return get(w, node).Labels[v1alpha1.TopologyKey] == nodeName })
+}
+
+// countingLists counts lists.
+type countingLists struct {
+	client.Reader
+	n atomic.Int32
+}
+
+func (c *countingLists) List(ctx context.Context, l client.ObjectList, opts ...client.ListOption) error {
+	c.n.Add(1)
+	return c.Reader.List(ctx, l, opts...)
 }
 
 // A pool is given up with both keys, and empty; its files stay.

@@ -109,6 +109,8 @@ func (a *Agent) Live(ctx context.Context, serving func() bool, told func(error))
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.oddNode:
+			done = false
 		case <-tick.C():
 		}
 	}
