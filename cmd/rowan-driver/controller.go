@@ -95,7 +95,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	server := driver.NewServer(logger, driver.Services{
 		Identity:   driver.NewIdentity(version, true, service.Health),
 		Controller: consistency.New(siblings.New(driver.NewController(service, driver.ParamPoolSet), live, recorder), live),
-		Group:      driver.NewGroupController(service),
+		Group:      consistency.NewGroup(driver.NewGroupController(service), live),
 		Observe:    measure,
 	})
 	stopHTTP, err := o.shared.serveHTTP(service.Health)

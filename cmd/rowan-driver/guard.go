@@ -104,8 +104,8 @@ func guardOver(notes string, args []string) error {
 
 // freezing is a freezer as the services take it.
 func freezing(f *freeze.Freezer) local.Freeze {
-	return func(ctx context.Context, device string) (time.Time, func() error, error) {
-		z, err := f.Device(ctx, device)
+	return func(ctx context.Context, devices []string) (time.Time, func() error, error) {
+		z, err := f.Devices(ctx, devices)
 		if err != nil {
 			return time.Time{}, nil, err
 		}

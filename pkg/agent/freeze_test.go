@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/engine"
@@ -22,11 +25,11 @@ type still struct {
 	meanwhile      func() // while it is frozen
 }
 
-func (s *still) freeze(context.Context, string) (time.Time, func() error, error) {
+func (s *still) freeze(_ context.Context, devices []string) (time.Time, func() error, error) {
 	if s.freezeErr != nil {
 		return time.Time{}, nil, s.freezeErr
 	}
-	s.frozen++
+	s.frozen += len(devices)
 	if s.meanwhile != nil {
 		s.meanwhile()
 	}
@@ -114,6 +117,80 @@ func TestFrozenCut(t *testing.T) {
 	must(t, w.agent.Node().Detach(t.Context(), id))
 }
 
+// All file systems of a group are frozen for its one cut; what nobody has needs none. One that was cut when the agent died is cut again, for nobody knows
+// whether they were frozen to the end.
+func TestFrozenGroupCut(t *testing.T) {
+	w, p := poolWorld(t)
+	f := &still{}
+	w.agent.cfg.Freeze = f.freeze
+	for _, name := range []string{"v0", "v1", "v2"} {
+		w.apply(newVolume(p, name, 10*mi))
+	}
+	w.settled()
+	for _, name := range []string{"v0", "v2"} {
+		id, _ := volume.ParseVolumeID(newVolume(p, name, 0).Name)
+		_, err := w.agent.Node().Attach(t.Context(), id, false)
+		must(t, err)
+		defer func() { must(t, w.agent.Node().Detach(context.WithoutCancel(t.Context()), id)) }()
+	}
+	all := func() []engine.SnapshotInfo {
+		list, err := w.rpc.Snapshots(t.Context(), p.Name, "")
+		must(t, err)
+		return list
+	}
+	g, members := w.newGroup(p, "g", "v0", "v1", "v2")
+	g.Spec.Consistency = string(volume.ConsistencyFreeze)
+	f.thawErr = errors.New("thawed before")
+	w.apply(g)
+	if err := w.settle(); err == nil || !strings.Contains(err.Error(), "thawed before") || len(all()) != 0 {
+		t.Errorf("not frozen to the end: %v, %d snapshots", err, len(all()))
+	}
+	f.thawErr, f.frozen, f.thawed = nil, 0, 0
+	f.meanwhile = func() { w.faults.arm(0, true) }
+	_, err := groups{w.agent}.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(g)})
+	if hit := w.faults.disarm(); hit != "engine CreateSnapshotGroup" {
+		t.Errorf("killed at %q, %v", hit, err)
+	}
+	first := all()
+	if len(first) != 3 {
+		t.Fatalf("%d snapshots", len(first))
+	}
+	f.meanwhile = nil
+	w.startAgent()
+	w.agent.cfg.Freeze = f.freeze
+	f.frozen = 0
+	w.settled()
+	w.condition(g, v1alpha1.Created, metav1.ConditionTrue, "")
+	if second := all(); len(second) != 3 || second[0].ID == first[0].ID || f.frozen != 2 ||
+		!slices.Equal(g.Status.Frozen, []string{members[0].Spec.Volume, members[2].Spec.Volume}) {
+		t.Errorf("%d snapshots, %d frozen, %v", len(second), f.frozen, g.Status.Frozen)
+	}
+	for _, s := range members {
+		w.apply(s)
+	}
+	w.settled()
+	w.condition(members[1], v1alpha1.Created, metav1.ConditionTrue, "")
+}
+
+// What is left of a cut that was being taken back is no cut.
+func TestRestOfGroup(t *testing.T) {
+	w, p := poolWorld(t)
+	w.apply(newVolume(p, "v0", 10*mi))
+	w.apply(newVolume(p, "v1", 10*mi))
+	w.settled()
+	g, members := w.newGroup(p, "g", "v0", "v1")
+	w.apply(g)
+	w.settled()
+	must(t, w.rpc.DeleteSnapshot(t.Context(), p.Name, members[0].Name))
+	get(w, g).Status = v1alpha1.LocalSnapshotGroupStatus{}
+	must(t, w.client.Status().Update(t.Context(), g))
+	w.settled()
+	w.condition(g, v1alpha1.Created, metav1.ConditionTrue, "")
+	if all, err := w.rpc.Snapshots(t.Context(), p.Name, ""); err != nil || len(all) != 2 || !all[0].CreatedAt.Equal(all[1].CreatedAt) {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
 // A volume without a file system that the node knows of is refused, and so is every freeze where nothing can freeze.
 func TestFreezeRefused(t *testing.T) {
 	w, p := poolWorld(t)
@@ -128,6 +205,13 @@ func TestFreezeRefused(t *testing.T) {
 	w.apply(s)
 	w.settled()
 	if c := w.condition(s, v1alpha1.Created, metav1.ConditionFalse, v1alpha1.ReasonInvalid); !strings.Contains(c.Message, "KubeVirt") {
+		t.Error(c.Message)
+	}
+	g, _ := w.newGroup(p, "with a block volume", "files", "block")
+	g.Spec.Consistency = string(volume.ConsistencyFreeze)
+	w.apply(g)
+	w.settled()
+	if c := w.condition(g, v1alpha1.Created, metav1.ConditionFalse, v1alpha1.ReasonInvalid); !strings.Contains(c.Message, block.Name) {
 		t.Error(c.Message)
 	}
 	w.agent.cfg.Freeze = nil

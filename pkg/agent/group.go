@@ -42,7 +42,7 @@ func (r groups) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 	case err != nil:
 		return r.unmade(ctx, g, err)
 	case len(there) > 0:
-		return r.adopt(ctx, g, there)
+		return r.adopt(ctx, g, there, nil, false)
 	}
 	return r.cut(ctx, g)
 }
@@ -82,10 +82,16 @@ func (r groups) cut(ctx context.Context, g *v1alpha1.LocalSnapshotGroup) (reconc
 	}
 	cutting, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	infos, err := r.engine.CreateSnapshotGroup(cutting, g.Spec.Pool, spec)
+	var infos []engine.SnapshotInfo
+	var frozen []string
+	if freezes(g.Spec.Consistency) {
+		infos, frozen, err = local.FrozenGroupCut(cutting, r.engine, r.cfg.Freeze, g.Spec.Pool, spec)
+	} else {
+		infos, err = r.engine.CreateSnapshotGroup(cutting, g.Spec.Pool, spec)
+	}
 	switch {
 	case err == nil:
-		return r.adopt(ctx, g, infos)
+		return r.adopt(ctx, g, infos, frozen, true)
 	case cutting.Err() != nil:
 		return reconcile.Result{}, fmt.Errorf("cut group %s: %w", g.Name, err)
 	case errors.Is(err, engine.ErrNotFound):
@@ -112,27 +118,39 @@ func (r groups) spec(ctx context.Context, g *v1alpha1.LocalSnapshotGroup) (engin
 		if err != nil {
 			return spec, local.Translate(err)
 		}
+		if freezes(g.Spec.Consistency) {
+			if err := r.freezable(source); err != nil {
+				return spec, err
+			}
+		}
 		spec.Snapshots = append(spec.Snapshots, snapshotSpec(m.CSIName, source, string(g.UID)))
 	}
 	return spec, nil
 }
 
-// adopt takes a cut that the engine has; one that came too late is nobody's, see snapshots.adopt.
-func (r groups) adopt(ctx context.Context, g *v1alpha1.LocalSnapshotGroup, infos []engine.SnapshotInfo) (reconcile.Result, error) {
+// adopt takes a cut that the engine has; one that came too late is nobody's, nor is one that was to be frozen and of which nobody knows whether it was: see
+// snapshots.adopt. Nor is what is left of a cut: this process was killed while it deleted one of those, and its time may have been moved on since.
+// cut: this very call made it, and frozen is what it froze.
+func (r groups) adopt(
+	ctx context.Context, g *v1alpha1.LocalSnapshotGroup, infos []engine.SnapshotInfo, frozen []string, cut bool,
+) (reconcile.Result, error) {
 	if ok, err := r.live(ctx, g); !ok {
 		return reconcile.Result{}, err
 	}
-	at := infos[0].CreatedAt
-	if !is(g, v1alpha1.Created) && at.After(g.Spec.NotAfter.Time) {
+	at, unknown := infos[0].CreatedAt, freezes(g.Spec.Consistency) && !cut || len(infos) < len(g.Spec.Members)
+	if !is(g, v1alpha1.Created) && (unknown || at.After(g.Spec.NotAfter.Time)) {
 		if err := r.deleteAll(ctx, g, infos); err != nil {
-			return reconcile.Result{}, fmt.Errorf("delete group %s, which was cut too late: %w", g.Name, err)
+			return reconcile.Result{}, fmt.Errorf("delete group %s, which was cut too late or not frozen: %w", g.Name, err)
+		}
+		if unknown && r.cfg.Clock.Now().Before(g.Spec.NotAfter.Time) {
+			return r.cut(ctx, g)
 		}
 		return reconcile.Result{}, r.expired(ctx, g)
 	}
 	return reconcile.Result{}, write(ctx, r.Agent, g, func(g *v1alpha1.LocalSnapshotGroup, c conditions) {
 		t := metav1.NewMicroTime(at.Truncate(time.Microsecond))
 		if g.Status.CreationTime == nil {
-			g.Status.CreationTime = &t
+			g.Status.CreationTime, g.Status.Frozen = &t, frozen
 		}
 		c.yes(v1alpha1.Created, v1alpha1.ReasonDone, "")
 	})

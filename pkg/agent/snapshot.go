@@ -88,7 +88,10 @@ func (r snapshots) cut(ctx context.Context, s *v1alpha1.LocalSnapshot) (reconcil
 		return r.unmade(ctx, s, fmt.Errorf("%w: %w", volume.ErrSourceNotFound, err))
 	}
 	if err == nil {
-		err = errors.Join(q.Check(), r.freezable(s, source))
+		err = q.Check()
+	}
+	if err == nil && freezes(s.Spec.Consistency) {
+		err = r.freezable(source)
 	}
 	if err != nil {
 		return r.unmade(ctx, s, local.Translate(err))
@@ -97,7 +100,7 @@ func (r snapshots) cut(ctx context.Context, s *v1alpha1.LocalSnapshot) (reconcil
 	defer cancel()
 	spec := snapshotSpec(s.Spec.CSIName, source, string(s.UID))
 	info, how := engine.SnapshotInfo{}, ""
-	if freezes(s) {
+	if freezes(s.Spec.Consistency) {
 		mounted := false
 		if info, mounted, err = local.FrozenCut(cutting, r.engine, r.cfg.Freeze, s.Spec.Pool, spec); mounted {
 			how = v1alpha1.FrozenFileSystem
@@ -123,20 +126,18 @@ func (r snapshots) cut(ctx context.Context, s *v1alpha1.LocalSnapshot) (reconcil
 }
 
 // freezes says whether the file system is to be frozen for the cut.
-func freezes(s *v1alpha1.LocalSnapshot) bool {
-	return s.Spec.Consistency == string(volume.ConsistencyFreeze)
-}
+func freezes(consistency string) bool { return consistency == string(volume.ConsistencyFreeze) }
 
 // freezable says why a volume cannot be frozen.
-func (r snapshots) freezable(s *v1alpha1.LocalSnapshot, source engine.VolumeInfo) error {
-	if !freezes(s) {
-		return nil
-	}
-	if r.cfg.Freeze == nil {
+func (a *Agent) freezable(source engine.VolumeInfo) error {
+	if a.cfg.Freeze == nil {
 		return fmt.Errorf("%w: this node's plugin freezes no file systems", volume.ErrInvalid)
 	}
 	_, fsType := local.SizingOf(source.Size, source.Labels)
-	return volume.CheckFreeze(fsType)
+	if err := volume.CheckFreeze(fsType); err != nil {
+		return fmt.Errorf("volume %s: %w", source.Name, err)
+	}
+	return nil
 }
 
 // snapshotSpec is what the engine is asked for.
@@ -154,7 +155,7 @@ func (r snapshots) adopt(ctx context.Context, s *v1alpha1.LocalSnapshot, info en
 	if ok, err := r.live(ctx, s); !ok {
 		return reconcile.Result{}, err
 	}
-	unknown := freezes(s) && how == ""
+	unknown := freezes(s.Spec.Consistency) && how == ""
 	if is(s, v1alpha1.Created) || !unknown && !info.CreatedAt.After(s.Spec.NotAfter.Time) {
 		return reconcile.Result{}, r.made(ctx, s, info, how)
 	}

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -49,10 +46,11 @@ func (s *GroupController) CreateVolumeGroupSnapshot(
 	if len(req.GetSourceVolumeIds()) == 0 {
 		return nil, missing("list of source volume IDs")
 	}
-	if err := checkGroupParameters(req.GetParameters()); err != nil {
+	consistency, err := parseGroupParameters(req.GetParameters())
+	if err != nil {
 		return nil, err
 	}
-	r := volume.GroupRequest{Name: req.GetName()}
+	r := volume.GroupRequest{Name: req.GetName(), Consistency: consistency}
 	for _, id := range req.GetSourceVolumeIds() {
 		source, err := volumeID(id)
 		if err != nil {
@@ -130,15 +128,13 @@ func memberIDs(group volume.GroupID, ids []string) (said []volume.SnapshotID, er
 // paramDeletionPolicy is a field of the class, which Kubernetes' own tests write among its parameters, too. It is the side-cars' business.
 const paramDeletionPolicy = "deletionPolicy"
 
-// checkGroupParameters refuses parameters of a class of groups: there are none.
-func checkGroupParameters(params map[string]string) error {
-	for _, key := range slices.Sorted(maps.Keys(params)) {
-		if value := params[key]; key == paramDeletionPolicy && (value == "Delete" || value == "Retain") || strings.HasPrefix(key, kubernetesPrefix) {
-			continue
-		}
-		return fmt.Errorf("%w: unknown parameter %q: a VolumeGroupSnapshotClass of %s has none", volume.ErrInvalid, key, Name)
+// parseGroupParameters reads the parameters of a class of groups.
+func parseGroupParameters(params map[string]string) (volume.Consistency, error) {
+	if value, ok := params[paramDeletionPolicy]; ok && value != "Delete" && value != "Retain" {
+		return "", fmt.Errorf("%w: parameter %s: %q: it is a field of the class, Delete or Retain, and not one of its parameters", volume.ErrInvalid,
+			paramDeletionPolicy, value)
 	}
-	return nil
+	return parseSnapshotParameters("VolumeGroupSnapshotClass", params, paramDeletionPolicy)
 }
 
 func toGroup(g volume.Group) *csi.VolumeGroupSnapshot {

@@ -98,7 +98,9 @@ func TestGroupRefusals(t *testing.T) {
 		"no policy": {&csi.CreateVolumeGroupSnapshotRequest{Name: "x", SourceVolumeIds: []string{a}, Parameters: map[string]string{"deletionPolicy": "Keep"}},
 			codes.InvalidArgument, []string{"deletionPolicy"}},
 		"parameter": {&csi.CreateVolumeGroupSnapshotRequest{Name: "x", SourceVolumeIds: []string{a}, Parameters: map[string]string{"speed": "high"}},
-			codes.InvalidArgument, []string{"speed", "VolumeGroupSnapshotClass"}},
+			codes.InvalidArgument, []string{"speed", "VolumeGroupSnapshotClass", "consistency"}},
+		"consistency": {&csi.CreateVolumeGroupSnapshotRequest{Name: "x", SourceVolumeIds: []string{a}, Parameters: map[string]string{"consistency": "Full"}},
+			codes.InvalidArgument, []string{"Full", "FilesystemFreeze"}},
 	} {
 		_, err := h.CreateVolumeGroupSnapshot(t.Context(), c.req)
 		refused(t, what, err, c.code, c.words...)

@@ -106,11 +106,11 @@ func parseMutable(params map[string]string) (m volume.Mutable, err error) {
 // ParamConsistency is the parameter of a snapshot class that says what its snapshots are of: a volume.Consistency.
 const ParamConsistency = "consistency"
 
-// parseSnapshotParameters reads the parameters of a snapshot class.
-func parseSnapshotParameters(params map[string]string) (volume.Consistency, error) {
+// parseSnapshotParameters reads the parameters of a class of snapshots, which it names by its kind. others are known elsewhere.
+func parseSnapshotParameters(kind string, params map[string]string, others ...string) (volume.Consistency, error) {
 	for _, key := range slices.Sorted(maps.Keys(params)) {
-		if key != ParamConsistency && !strings.HasPrefix(key, kubernetesPrefix) {
-			return "", fmt.Errorf("%w: unknown parameter %q of a VolumeSnapshotClass: there is %s", volume.ErrInvalid, key, ParamConsistency)
+		if key != ParamConsistency && !strings.HasPrefix(key, kubernetesPrefix) && !slices.Contains(others, key) {
+			return "", fmt.Errorf("%w: unknown parameter %q of a %s: there is %s", volume.ErrInvalid, key, kind, ParamConsistency)
 		}
 	}
 	return volume.ParseConsistency(params[ParamConsistency])

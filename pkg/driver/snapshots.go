@@ -19,7 +19,7 @@ func (s *Controller) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshot
 	if req.GetSourceVolumeId() == "" {
 		return nil, missing("source volume ID")
 	}
-	consistency, err := parseSnapshotParameters(req.GetParameters())
+	consistency, err := parseSnapshotParameters("VolumeSnapshotClass", req.GetParameters())
 	if err != nil {
 		return nil, err
 	}

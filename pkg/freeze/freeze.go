@@ -7,6 +7,8 @@
 //   - Nothing is frozen without a guard that lives, nor for longer than Limit: what took longer was thawed by the guard, and Thaw says so.
 //   - The dirty data is written out first, while writers go on; where that takes over SyncLimit nothing is frozen.
 //   - A file system that somebody else has frozen is left alone.
+//   - Of several (Devices) all are frozen or none, and the limits hold for all of them together: what is dirty is written out first, while nothing is frozen
+//     yet; then all are frozen side by side.
 //
 // Limits: ext4 and XFS, mounted in this mount namespace. FIFREEZE waits for what is being written; while a device does not answer, it waits, and so does
 // everybody who writes, frozen or not. Notes must be on a tmpfs: after a restart of the machine nothing is frozen any more.
@@ -81,18 +83,18 @@ type Freezer struct {
 	Mounts func(device string) ([]string, error)
 }
 
-// Device freezes the file system that is mounted from a device; ErrNotMounted where there is none.
-func (f *Freezer) Device(ctx context.Context, device string) (*Frozen, error) {
+// mounted is where a device's file system is mounted; ErrNotMounted where it is nowhere.
+func (f *Freezer) mounted(device string) (string, error) {
 	paths, err := f.Mounts(device)
 	if err != nil {
-		return nil, fmt.Errorf("freeze what is on %s: %w", device, err)
+		return "", fmt.Errorf("freeze what is on %s: %w", device, err)
 	}
 	for _, path := range paths {
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
-			return f.Freeze(ctx, path)
+			return path, nil
 		}
 	}
-	return nil, fmt.Errorf("freeze what is on %s: %w", device, ErrNotMounted)
+	return "", fmt.Errorf("freeze what is on %s: %w", device, ErrNotMounted)
 }
 
 // Frozen is a file system that is frozen.
@@ -112,19 +114,21 @@ func (z *Frozen) Until() time.Time { return z.At.Add(Limit - z.Took - spare) }
 // Freeze the file system that is mounted at path. Until Thaw its writers wait.
 //
 // The order: the note, and then the freeze; the thaw, and then the note. A process that ends anywhere leaves a note of all that is frozen.
-func (f *Freezer) Freeze(ctx context.Context, path string) (z *Frozen, err error) {
-	dir, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func (f *Freezer) Freeze(ctx context.Context, path string) (*Frozen, error) {
+	all, err := f.freezeAll(ctx, []string{path})
 	if err != nil {
-		return nil, fmt.Errorf("freeze: %w", err)
+		return nil, err
 	}
+	return all[0], nil
+}
+
+// hold freezes a file system whose dirty data was written out, and takes dir over.
+func (f *Freezer) hold(ctx context.Context, dir *os.File, path string) (z *Frozen, err error) {
 	defer func() {
 		if err != nil {
 			_ = dir.Close() // nothing was written
 		}
 	}()
-	if err := syncOut(ctx, dir); err != nil {
-		return nil, fmt.Errorf("freeze %s: %w", path, err)
-	}
 	if !f.Guarded() {
 		return nil, fmt.Errorf("freeze %s: %w", path, ErrUnguarded)
 	}

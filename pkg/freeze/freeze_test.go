@@ -150,7 +150,7 @@ func TestFreeze(t *testing.T) {
 			d := newDisk(t, fsType)
 			f := d.freezer()
 			must(t, os.WriteFile(filepath.Join(d.dir, "kept"), []byte(strings.Repeat("kept", 1<<18)), 0o600))
-			z, err := f.Device(t.Context(), d.device)
+			z, err := f.Devices(t.Context(), []string{d.device})
 			must(t, err)
 			write := d.written("later")
 			d.frozen(write)
@@ -200,7 +200,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("out of time: %v", err)
 	}
 	f.Mounts = func(string) ([]string, error) { return []string{"/dev/null"}, nil } // bound as a device
-	if _, err := f.Device(t.Context(), d.device); !errors.Is(err, ErrNotMounted) {
+	if _, err := f.Devices(t.Context(), []string{d.device}); !errors.Is(err, ErrNotMounted) {
 		t.Errorf("not mounted: %v", err)
 	}
 	d.run("fsfreeze", "-f", d.dir)

@@ -16,6 +16,8 @@ const MaxGroup = 256
 type GroupRequest struct {
 	Name    string
 	Sources []VolumeID // the order means nothing
+	// Consistency is that of all its snapshots; "": ConsistencyCrash. ConsistencyFreeze freezes all file systems for the one cut.
+	Consistency Consistency
 }
 
 // ID is the handle that the group has or will have.

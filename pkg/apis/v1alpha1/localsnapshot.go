@@ -131,6 +131,13 @@ type LocalSnapshotGroupSpec struct {
 	// +listType=map
 	// +listMapKey=volume
 	Members []GroupMember `json:"members"`
+	// Consistency says what they are to be of: what a power cut at that moment would leave (Crash), or file systems that are all frozen for the cut
+	// (FilesystemFreeze).
+	// +optional
+	// +kubebuilder:default=Crash
+	// +kubebuilder:validation:Enum=Crash;FilesystemFreeze
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a group keeps its consistency"
+	Consistency string `json:"consistency,omitempty"`
 	// NotAfter is when whoever asked stops waiting: the agent cuts before it or not at all. Each retry moves it on.
 	NotAfter metav1.MicroTime `json:"notAfter"`
 	// +optional
@@ -145,6 +152,12 @@ type LocalSnapshotGroupStatus struct {
 	// CreationTime is the time of the cut by the node's clock. The snapshots' own objects have the rest.
 	// +optional
 	CreationTime *metav1.MicroTime `json:"creationTime,omitempty"`
+	// Frozen are the volumes whose file systems were frozen for the cut, where that was asked for. The others had nothing to freeze: nobody had them.
+	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=128
+	// +listType=set
+	Frozen []string `json:"frozen,omitempty"`
 }
 
 // LocalSnapshotGroup is one cut over several volumes of one pool.

@@ -9,7 +9,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -35,18 +37,68 @@ func (away) Get(context.Context, client.ObjectKey, client.Object, ...client.GetO
 	return errors.New("connection refused")
 }
 
+// nextGroup is a group controller service that does.
+type nextGroup struct {
+	csi.GroupControllerServer
+	asked map[string]string
+}
+
+func (n *nextGroup) CreateVolumeGroupSnapshot(
+	_ context.Context, req *csi.CreateVolumeGroupSnapshotRequest,
+) (*csi.CreateVolumeGroupSnapshotResponse, error) {
+	n.asked = req.GetParameters()
+	return &csi.CreateVolumeGroupSnapshotResponse{}, nil
+}
+
 func TestAnnotation(t *testing.T) {
 	s := runtime.NewScheme()
 	if err := snapshotv1.AddToScheme(s); err != nil {
 		t.Fatal(err)
 	}
-	made := func(name string, annotations map[string]string) client.Object {
-		return &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Annotations: annotations}}
+	made := func(name, value string) client.Object {
+		o := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}
+		if value != "" {
+			o.Annotations = map[string]string{v1alpha1.ConsistencyAnnotation: value}
+		}
+		return o
 	}
-	live := fake.NewClientBuilder().WithScheme(s).WithObjects(made("plain", nil), made("frozen", map[string]string{v1alpha1.ConsistencyAnnotation: "FilesystemFreeze"}),
-		made("crash", map[string]string{v1alpha1.ConsistencyAnnotation: "Crash"}), made("wrong", map[string]string{v1alpha1.ConsistencyAnnotation: "Application"})).Build()
+	live := fake.NewClientBuilder().WithScheme(s).WithObjects(made("plain", ""), made("frozen", "FilesystemFreeze"), made("crash", "Crash"),
+		made("wrong", "Application")).Build()
+	annotation(t, single, live, func(live client.Reader, params map[string]string) (map[string]string, error) {
+		n := &next{}
+		_, err := New(n, live).CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Parameters: params})
+		return n.asked, err
+	})
+}
+
+func TestGroupAnnotation(t *testing.T) {
+	kind := schema.GroupVersionKind{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Kind: "VolumeGroupSnapshot"}
+	made := func(name, value string) client.Object {
+		o := &unstructured.Unstructured{}
+		o.SetGroupVersionKind(kind)
+		o.SetNamespace("ns")
+		o.SetName(name)
+		if value != "" {
+			o.SetAnnotations(map[string]string{v1alpha1.ConsistencyAnnotation: value})
+		}
+		return o
+	}
+	s := runtime.NewScheme()
+	s.AddKnownTypeWithName(kind, &unstructured.Unstructured{})
+	live := fake.NewClientBuilder().WithScheme(s).WithObjects(made("plain", ""), made("frozen", "FilesystemFreeze"), made("crash", "Crash"),
+		made("wrong", "Application")).Build()
+	annotation(t, group, live, func(live client.Reader, params map[string]string) (map[string]string, error) {
+		n := &nextGroup{}
+		_, err := NewGroup(n, live).CreateVolumeGroupSnapshot(t.Context(), &csi.CreateVolumeGroupSnapshotRequest{Parameters: params})
+		return n.asked, err
+	})
+}
+
+// annotation asks for snapshots, and looks at what is passed on.
+func annotation(t *testing.T, k kind, live client.Reader, ask func(live client.Reader, params map[string]string) (map[string]string, error)) {
+	t.Helper()
 	named := func(name string, more map[string]string) map[string]string {
-		p := map[string]string{snapshotName: name, snapshotNamespace: "ns"}
+		p := map[string]string{k.name: name, k.namespace: "ns"}
 		maps.Copy(p, more)
 		return p
 	}
@@ -68,11 +120,10 @@ func TestAnnotation(t *testing.T) {
 		{"gone", named("gone", nil), live, "", volume.ErrPending},
 		{"no answer", named("frozen", nil), away{}, "", volume.ErrUnavailable},
 	} {
-		n := &next{}
 		before := maps.Clone(c.params)
-		_, err := New(n, c.live).CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Parameters: c.params})
-		if !errors.Is(err, c.err) || n.asked["consistency"] != c.want || !maps.Equal(before, c.params) {
-			t.Errorf("%s: %v, %v; want %q, %v", c.what, n.asked, err, c.want, c.err)
+		asked, err := ask(c.live, c.params)
+		if !errors.Is(err, c.err) || asked["consistency"] != c.want || !maps.Equal(before, c.params) {
+			t.Errorf("%s: %v, %v; want %q, %v", c.what, asked, err, c.want, c.err)
 		}
 	}
 }

@@ -44,6 +44,7 @@ func newGroup(r volume.GroupRequest, at v1alpha1.Location, notAfter time.Time) *
 		ObjectMeta: metav1.ObjectMeta{Name: r.ID().String(), Finalizers: []string{v1alpha1.Finalizer}},
 		Spec: v1alpha1.LocalSnapshotGroupSpec{
 			Location: at, CSIName: r.Name, NotAfter: metav1.NewMicroTime(notAfter), DesiredState: v1alpha1.Present,
+			Consistency: string(r.Consistency),
 		},
 	}
 	for _, m := range r.Members() {

@@ -37,12 +37,20 @@ func (s *Service) CreateSnapshot(caller context.Context, r volume.SnapshotReques
 func (s *Service) cuttable(ctx context.Context, r volume.SnapshotRequest) (*v1alpha1.LocalVolume, error) {
 	v, err := s.cutSource(ctx, r.Source)
 	if err == nil && r.Consistency == volume.ConsistencyFreeze {
-		err = volume.CheckFreeze(v.Spec.FSType)
+		err = freezable(v)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return v, s.cutsNow(ctx, v.Spec.Location)
+}
+
+// freezable says why a volume has no file system to freeze.
+func freezable(v *v1alpha1.LocalVolume) error {
+	if err := volume.CheckFreeze(v.Spec.FSType); err != nil {
+		return fmt.Errorf("volume %s: %w", v.Spec.CSIName, err)
+	}
+	return nil
 }
 
 // cutSource is a volume that is there to be cut.

@@ -56,6 +56,9 @@ func (s *Service) cuttableTogether(ctx context.Context, r volume.GroupRequest) (
 	var places []volume.Place
 	for _, m := range r.Members() {
 		v, err := s.cutSource(ctx, m.Source)
+		if err == nil && r.Consistency == volume.ConsistencyFreeze {
+			err = freezable(v)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -59,6 +59,31 @@ func TestGroupApart(t *testing.T) {
 	}
 }
 
+// TestGroupFrozen: the node is told to freeze; a volume without a file system is refused by its name before anything is written.
+func TestGroupFrozen(t *testing.T) {
+	f := newFixture(t, nil)
+	r := volume.GroupRequest{Name: "g", Consistency: volume.ConsistencyFreeze}
+	for name, fsType := range map[string]string{"files": "ext4", "block": ""} {
+		v, err := f.Create(t.Context(), volume.CreateRequest{Name: name, FSType: fsType})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Sources = append(r.Sources, v.ID)
+	}
+	_, err := f.CreateGroup(t.Context(), r)
+	says(t, "cut with a block volume", err, volume.ErrInvalid, "volume block", "KubeVirt")
+	if left := f.api.names(t); len(left) != 2 {
+		t.Errorf("left %v", left)
+	}
+	r.Sources = []volume.VolumeID{volume.VolumeIDOf("files")}
+	if _, err := f.CreateGroup(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.groupObject(r.ID()).Spec.Consistency; got != "FilesystemFreeze" {
+		t.Errorf("the node is asked for consistency %q", got)
+	}
+}
+
 // TestGroupCommandsExpire: as of a snapshot, what nobody waits for any more is not cut, and a retry moves the time on.
 func TestGroupCommandsExpire(t *testing.T) {
 	f := newFixture(t, nil)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine"
@@ -11,76 +13,139 @@ import (
 	"github.com/rowan-csi/rowan/pkg/volume"
 )
 
-// Freeze holds the file system of a device still until thaw is called, or until its time is over. thaw fails where it was not still until then.
-type Freeze func(ctx context.Context, device string) (until time.Time, thaw func() error, err error)
+// Freeze holds the file systems of devices still, all or none, until thaw is called, or until their time is over. thaw fails where one was not still until
+// then.
+type Freeze func(ctx context.Context, devices []string) (until time.Time, thaw func() error, err error)
 
-// Cutter is what is needed of an engine to cut a snapshot of a frozen file system.
+// Cutter is what is needed of an engine to cut snapshots of frozen file systems.
 type Cutter interface {
 	Attachments(ctx context.Context, pool string) ([]host.Attachment, error)
 	CreateSnapshot(ctx context.Context, pool string, s engine.SnapshotSpec) (engine.SnapshotInfo, error)
+	CreateSnapshotGroup(ctx context.Context, pool string, s engine.SnapshotGroupSpec) ([]engine.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, pool, name string) error
 }
 
 // undoTimeout bounds taking a cut back.
 const undoTimeout = 10 * time.Second
 
-// FrozenCut cuts a snapshot of a file system that is frozen for it. A volume that nobody has needs no freeze, and mounted is false: what is on it was
-// unmounted. Whoever got it meanwhile spoils the cut, which is taken back then, as one is whose file system was thawed too early.
+// FrozenCut cuts a snapshot of a file system that is frozen for it. mounted false: nobody had the volume, and there was nothing to freeze.
 func FrozenCut(ctx context.Context, e Cutter, freeze Freeze, pool string, spec engine.SnapshotSpec) (info engine.SnapshotInfo, mounted bool, err error) {
-	device, err := deviceOf(ctx, e, pool, spec.Volume)
+	c := frozenCut{e: e, freeze: freeze, pool: pool, specs: []engine.SnapshotSpec{spec}}
+	frozen, err := c.run(ctx, func(ctx context.Context) (err error) {
+		info, err = e.CreateSnapshot(ctx, pool, spec)
+		return err
+	})
+	return info, len(frozen) > 0, err
+}
+
+// FrozenGroupCut cuts snapshots of several volumes at one moment, at which all their file systems are frozen. frozen are the volumes that had one to
+// freeze, in the order of the spec.
+func FrozenGroupCut(
+	ctx context.Context, e Cutter, freeze Freeze, pool string, spec engine.SnapshotGroupSpec,
+) (infos []engine.SnapshotInfo, frozen []string, err error) {
+	c := frozenCut{e: e, freeze: freeze, pool: pool, specs: spec.Snapshots}
+	frozen, err = c.run(ctx, func(ctx context.Context) (err error) {
+		infos, err = e.CreateSnapshotGroup(ctx, pool, spec)
+		return err
+	})
+	return infos, frozen, err
+}
+
+// frozenCut is one cut, of one volume or several.
+type frozenCut struct {
+	e      Cutter
+	freeze Freeze
+	pool   string
+	specs  []engine.SnapshotSpec
+}
+
+// run freezes what is mounted, cuts, and thaws. A volume that nobody has needs no freeze: what is on it was unmounted. Whoever got it meanwhile spoils the
+// cut, which is taken back then, as one is whose file systems were thawed too early.
+func (c *frozenCut) run(ctx context.Context, cut func(context.Context) error) (frozen []string, err error) {
+	frozen, devices, err := c.attached(ctx)
 	if err != nil {
-		return info, false, err
+		return nil, err
 	}
-	if device == "" {
-		if info, err = e.CreateSnapshot(ctx, pool, spec); err != nil {
-			return info, false, err
+	cutting, until, thaw := ctx, time.Time{}, func() error { return nil }
+	if len(devices) > 0 {
+		if until, thaw, err = c.freeze(ctx, devices); err != nil {
+			return frozen, fmt.Errorf("%w: %s: %w", volume.ErrPending, named(frozen), err)
 		}
-		if device, err = deviceOf(ctx, e, pool, spec.Volume); err == nil && device == "" {
-			return info, false, nil
-		}
-		why := fmt.Errorf("%w: the volume came into use while it was cut", volume.ErrPending)
-		return info, false, takeBack(ctx, e, pool, spec.Name, errors.Join(why, err))
+		var cancel context.CancelFunc
+		cutting, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
 	}
-	until, thaw, err := freeze(ctx, device)
-	if err != nil {
-		return info, true, fmt.Errorf("%w: volume %s: %w", volume.ErrPending, spec.Volume, err)
-	}
-	cutting, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
-	info, err = e.CreateSnapshot(cutting, pool, spec)
+	err = cut(cutting)
 	terr := thaw()
 	switch {
 	case err == nil && terr != nil:
-		return info, true, takeBack(ctx, e, pool, spec.Name, fmt.Errorf("%w: volume %s: %w", volume.ErrPending, spec.Volume, terr))
-	case err != nil && !errors.Is(err, engine.ErrExists) && cutting.Err() != nil:
+		return frozen, c.takeBack(ctx, fmt.Errorf("%w: %s: %w", volume.ErrPending, named(frozen), terr))
+	case err != nil && !errors.Is(err, engine.ErrExists) && len(devices) > 0 && cutting.Err() != nil:
 		// It may have been cut all the same, and nobody knows when.
-		return info, true, takeBack(ctx, e, pool, spec.Name, errors.Join(fmt.Errorf("%w: volume %s", volume.ErrPending, spec.Volume), err, terr))
+		return frozen, c.takeBack(ctx, errors.Join(fmt.Errorf("%w: %s", volume.ErrPending, named(frozen)), err, terr))
 	case err != nil:
-		return info, true, errors.Join(err, terr)
+		return frozen, errors.Join(err, terr)
+	case len(frozen) == len(c.specs):
+		return frozen, nil
 	}
-	return info, true, nil
+	now, _, err := c.attached(ctx)
+	if err == nil && slices.Equal(now, frozen) {
+		return frozen, nil
+	}
+	return frozen, c.takeBack(ctx, errors.Join(fmt.Errorf("%w: %s: what is in use changed while it was cut", volume.ErrPending, c), err))
 }
 
-// takeBack deletes a snapshot that is not what was asked for. Nobody knows of it yet.
-func takeBack(ctx context.Context, e Cutter, pool, name string, why error) error {
+// String is the volumes' names.
+func (c *frozenCut) String() string {
+	var all []string
+	for _, s := range c.specs {
+		all = append(all, s.Volume)
+	}
+	return named(all)
+}
+
+// named is how several volumes are told of.
+func named(volumes []string) string {
+	const most = 4
+	if len(volumes) == 1 {
+		return "volume " + volumes[0]
+	}
+	if n := len(volumes); n > most {
+		return fmt.Sprintf("volumes %s and %d more", strings.Join(volumes[:most], ", "), n-most)
+	}
+	return "volumes " + strings.Join(volumes, ", ")
+}
+
+// takeBack deletes snapshots that are not what was asked for. Nobody knows of them yet.
+func (c *frozenCut) takeBack(ctx context.Context, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	if err := e.DeleteSnapshot(ctx, pool, name); err != nil && !errors.Is(err, engine.ErrNotFound) {
-		return fmt.Errorf("%w; delete snapshot %s: %w", why, name, translate(err))
+	for _, s := range c.specs {
+		if err := c.e.DeleteSnapshot(ctx, c.pool, s.Name); err != nil && !errors.Is(err, engine.ErrNotFound) {
+			why = fmt.Errorf("%w; delete snapshot %s: %w", why, s.Name, translate(err))
+		}
 	}
 	return why
 }
 
-// deviceOf a volume; "": it has none.
-func deviceOf(ctx context.Context, e Cutter, pool, name string) (string, error) {
-	all, err := e.Attachments(ctx, pool)
+// attached are the volumes that somebody has, in the order of the specs, and their devices.
+func (c *frozenCut) attached(ctx context.Context) (volumes, devices []string, err error) {
+	all, err := c.e.Attachments(ctx, c.pool)
+	if err != nil {
+		return nil, nil, translate(err)
+	}
+	at := map[string]host.Attachment{}
 	for _, a := range all {
-		if a.Volume == name && a.Device == "" {
-			return "", fmt.Errorf("%w: the device of volume %s is not served yet", volume.ErrPending, name)
+		at[a.Volume] = a
+	}
+	for _, s := range c.specs {
+		a, has := at[s.Volume]
+		if has && a.Device == "" {
+			return nil, nil, fmt.Errorf("%w: the device of volume %s is not served yet", volume.ErrPending, s.Volume)
 		}
-		if a.Volume == name {
-			return a.Device, nil
+		if has {
+			volumes, devices = append(volumes, s.Volume), append(devices, a.Device)
 		}
 	}
-	return "", translate(err)
+	return volumes, devices, nil
 }

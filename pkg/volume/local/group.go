@@ -22,6 +22,9 @@ func (s *Service) CreateGroup(ctx context.Context, r volume.GroupRequest) (volum
 		if errors.Is(err, volume.ErrNotFound) {
 			return volume.Group{}, fmt.Errorf("%w (%w)", volume.ErrSourceNotFound, err)
 		}
+		if err == nil && r.Consistency == volume.ConsistencyFreeze {
+			err = s.freezable(source)
+		}
 		if err != nil {
 			return volume.Group{}, err
 		}
@@ -39,7 +42,12 @@ func (s *Service) CreateGroup(ctx context.Context, r volume.GroupRequest) (volum
 	if err := s.cfg.Admission.AdmitSnapshot(space); err != nil {
 		return volume.Group{}, err
 	}
-	infos, err := s.engine.CreateSnapshotGroup(ctx, pool, spec)
+	var infos []engine.SnapshotInfo
+	if r.Consistency == volume.ConsistencyFreeze {
+		infos, _, err = FrozenGroupCut(ctx, s.engine, s.cfg.Freeze, pool, spec)
+	} else {
+		infos, err = s.engine.CreateSnapshotGroup(ctx, pool, spec)
+	}
 	if errors.Is(err, engine.ErrNotFound) {
 		return volume.Group{}, fmt.Errorf("%w: %w", volume.ErrSourceNotFound, err)
 	}

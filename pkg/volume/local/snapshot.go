@@ -42,14 +42,22 @@ func (s *Service) cut(ctx context.Context, r volume.SnapshotRequest, source volu
 	if r.Consistency != volume.ConsistencyFreeze {
 		return s.engine.CreateSnapshot(ctx, source.Pool, spec)
 	}
-	if err := volume.CheckFreeze(source.FSType); err != nil {
+	if err := s.freezable(source); err != nil {
 		return info, err
-	}
-	if s.cfg.Freeze == nil {
-		return info, fmt.Errorf("%w: consistency %s: this driver freezes no file systems", volume.ErrInvalid, r.Consistency)
 	}
 	info, _, err = FrozenCut(ctx, s.engine, s.cfg.Freeze, source.Pool, spec)
 	return info, err
+}
+
+// freezable says why a volume's file system cannot be frozen.
+func (s *Service) freezable(source volume.Volume) error {
+	if err := volume.CheckFreeze(source.FSType); err != nil {
+		return fmt.Errorf("volume %s: %w", source.Name, err)
+	}
+	if s.cfg.Freeze == nil {
+		return fmt.Errorf("%w: consistency %s: this driver freezes no file systems", volume.ErrInvalid, volume.ConsistencyFreeze)
+	}
+	return nil
 }
 
 // DeleteSnapshot implements volume.Controller.
