@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
+	"github.com/rowan-csi/rowan/pkg/controller/snapshotusers"
 	"github.com/rowan-csi/rowan/pkg/retention"
 )
 
@@ -29,7 +30,7 @@ type pass struct {
 	wrong     retention.FieldErrors
 	ticks     []retention.Tick
 	since     map[string]metav1.Time // of schedules
-	users     []user
+	users     []snapshotusers.Kind
 	groupKind schema.GroupVersionKind
 	classes   []class
 	ch        *chosen

@@ -13,101 +13,20 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/claims"
+	"github.com/rowan-csi/rowan/pkg/controller/snapshotusers"
 )
-
-// user is a kind whose objects may name snapshots that they need.
-type user struct {
-	kind  schema.GroupVersionKind
-	names func(u *unstructured.Unstructured) []string // namespace/name
-}
-
-// users are kinds that may be installed. What is over (a DataVolume that succeeded, a restore that is complete) needs its snapshot no more.
-var users = []user{
-	{v1alpha1.GroupVersion.WithKind("VolumeRollback"), func(u *unstructured.Unstructured) []string {
-		if isTrue(u, "Complete") || isTrue(u, "Failed") {
-			return nil
-		}
-		if name := text(u, "spec", "volumeSnapshotName"); name != "" {
-			return []string{u.GetNamespace() + "/" + name}
-		}
-		return nil
-	}},
-	{schema.GroupVersionKind{Group: "cdi.kubevirt.io", Version: "v1beta1", Kind: "DataVolume"}, func(u *unstructured.Unstructured) []string {
-		if text(u, "status", "phase") == "Succeeded" {
-			return nil
-		}
-		return reference(u, "spec", "source", "snapshot")
-	}},
-	{schema.GroupVersionKind{Group: "cdi.kubevirt.io", Version: "v1beta1", Kind: "DataSource"}, func(u *unstructured.Unstructured) []string {
-		return reference(u, "spec", "source", "snapshot")
-	}},
-	{schema.GroupVersionKind{Group: "snapshot.kubevirt.io", Version: "v1beta1", Kind: "VirtualMachineSnapshotContent"}, func(u *unstructured.Unstructured) []string {
-		return each(u, "volumeSnapshotName", "spec", "volumeBackups")
-	}},
-	{schema.GroupVersionKind{Group: "snapshot.kubevirt.io", Version: "v1beta1", Kind: "VirtualMachineRestore"}, func(u *unstructured.Unstructured) []string {
-		if over, _, _ := unstructured.NestedBool(u.Object, "status", "complete"); over {
-			return nil
-		}
-		return each(u, "volumeSnapshotName", "status", "restores")
-	}},
-}
-
-func text(u *unstructured.Unstructured, path ...string) string {
-	s, _, _ := unstructured.NestedString(u.Object, path...)
-	return s
-}
-
-// reference to a snapshot, in its own namespace unless it names one.
-func reference(u *unstructured.Unstructured, path ...string) []string {
-	m, _, _ := unstructured.NestedMap(u.Object, path...)
-	name, _ := m["name"].(string)
-	if name == "" {
-		return nil
-	}
-	namespace, _ := m["namespace"].(string)
-	if namespace == "" {
-		namespace = u.GetNamespace()
-	}
-	return []string{namespace + "/" + name}
-}
-
-// isTrue says whether a condition is.
-func isTrue(u *unstructured.Unstructured, condition string) bool {
-	list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-	for _, entry := range list {
-		if m, ok := entry.(map[string]any); ok && m["type"] == condition {
-			return m["status"] == "True"
-		}
-	}
-	return false
-}
-
-// each name in a list's entries.
-func each(u *unstructured.Unstructured, field string, path ...string) []string {
-	list, _, _ := unstructured.NestedSlice(u.Object, path...)
-	var names []string
-	for _, entry := range list {
-		if m, ok := entry.(map[string]any); ok {
-			if name, _ := m[field].(string); name != "" {
-				names = append(names, u.GetNamespace()+"/"+name)
-			}
-		}
-	}
-	return names
-}
 
 // optional kinds, and which of them are installed.
 type optional struct {
 	reader client.Reader // of a cache that has objects without types, too
 
 	mu     sync.Mutex
-	users  []user
+	users  []snapshotusers.Kind
 	groups schema.GroupVersionKind // of VolumeGroupSnapshots; empty: not installed
 }
 
-func (o *optional) installed() ([]user, schema.GroupVersionKind) {
+func (o *optional) installed() ([]snapshotusers.Kind, schema.GroupVersionKind) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.users, o.groups
@@ -115,8 +34,8 @@ func (o *optional) installed() ([]user, schema.GroupVersionKind) {
 
 // watchOptional waits for each of the kinds that may be installed.
 func (c *Controller) watchOptional(ctx context.Context, m ctrl.Manager, to controller.Controller) {
-	for _, u := range users {
-		go c.waitFor(ctx, m, u.kind, func() error {
+	for _, u := range snapshotusers.Kinds {
+		go c.waitFor(ctx, m, u.GroupVersionKind, func() error {
 			c.others.mu.Lock()
 			defer c.others.mu.Unlock()
 			c.others.users = append(c.others.users, u)
@@ -173,15 +92,8 @@ func (ps *pass) uses(ctx context.Context) (map[string][]string, error) {
 		uses[at] = append(uses[at], "PVC "+claim.Namespace+"/"+claim.Name)
 	}
 	for _, u := range ps.users {
-		list := &unstructured.UnstructuredList{}
-		list.SetGroupVersionKind(u.kind.GroupVersion().WithKind(u.kind.Kind + "List"))
-		if err := ps.c.others.reader.List(ctx, list); err != nil {
-			return nil, fmt.Errorf("list %ss: %w", u.kind.Kind, err)
-		}
-		for i := range list.Items {
-			for _, at := range u.names(&list.Items[i]) {
-				uses[at] = append(uses[at], u.kind.Kind+" "+list.Items[i].GetNamespace()+"/"+list.Items[i].GetName())
-			}
+		if err := u.Each(ctx, ps.c.others.reader, func(by, snapshot string) { uses[snapshot] = append(uses[snapshot], by) }); err != nil {
+			return nil, err
 		}
 	}
 	return uses, nil

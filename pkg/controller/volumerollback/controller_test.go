@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -394,6 +396,16 @@ func TestSafetyExpires(t *testing.T) {
 				DataSource: &corev1.TypedLocalObjectReference{APIGroup: ptr(snapshotv1.GroupName), Kind: "VolumeSnapshot", Name: name}}}
 			s.Create(p)
 			return func() { s.Delete(p) }
+		},
+		"a DataSource of CDI": func() func() {
+			u := &unstructured.Unstructured{Object: map[string]any{
+				"spec": map[string]any{"source": map[string]any{"snapshot": map[string]any{"name": name, "namespace": "ns"}}},
+			}}
+			u.SetGroupVersionKind(schema.GroupVersionKind{Group: "cdi.kubevirt.io", Version: "v1beta1", Kind: "DataSource"})
+			u.SetNamespace("golden")
+			u.SetName("image")
+			s.Create(u)
+			return func() { s.Delete(u) }
 		},
 		"a rollback": func() func() {
 			u := rollback("undo")

@@ -10,12 +10,14 @@ import (
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/claims"
+	"github.com/rowan-csi/rowan/pkg/controller/snapshotusers"
 	"github.com/rowan-csi/rowan/pkg/retention"
 )
 
@@ -24,6 +26,9 @@ const annotationHeld = "rowan.storage/held-since"
 
 // safetyPatience is how long the safety snapshot may take: nothing can use the volume meanwhile, and what keeps it from being taken (a full pool) may last.
 const safetyPatience = 5 * time.Minute
+
+// usedAgain is when it is looked again whether a safety snapshot whose time is over is in use still.
+const usedAgain = 5 * time.Minute
 
 // maxName is the longest name that a VolumeSnapshot's name is made from.
 const maxName = 200
@@ -145,7 +150,7 @@ func (c *safety) Reconcile(ctx context.Context, req reconcile.Request) (reconcil
 		return reconcile.Result{}, err
 	}
 	if user != "" {
-		return reconcile.Result{RequeueAfter: time.Minute}, nil
+		return reconcile.Result{RequeueAfter: usedAgain}, nil
 	}
 	// By identity and version: a hold that came meanwhile is a conflict.
 	err = c.Client.Delete(ctx, &s, client.Preconditions{UID: &s.UID, ResourceVersion: &s.ResourceVersion})
@@ -180,6 +185,28 @@ func (c *safety) userOf(ctx context.Context, s *snapshotv1.VolumeSnapshot) (stri
 	for i := range list.Items {
 		if p := &list.Items[i]; p.Spec.VolumeName == "" && claims.SourceKey(p) == key {
 			return "PersistentVolumeClaim " + p.Name, nil
+		}
+	}
+	return c.otherUserOf(ctx, s)
+}
+
+// otherUserOf names what else uses a snapshot, of the kinds that are installed. They are read from the API server: rarely, for that is after the snapshot's
+// time alone.
+func (c *safety) otherUserOf(ctx context.Context, s *snapshotv1.VolumeSnapshot) (user string, err error) {
+	for _, kind := range snapshotusers.Kinds {
+		if kind.Group == v1alpha1.GroupVersion.Group {
+			continue // rollbacks were looked at
+		}
+		err := kind.Each(ctx, c.Live, func(by, snapshot string) {
+			if snapshot == s.Namespace+"/"+s.Name {
+				user = by
+			}
+		})
+		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
+			continue // not installed
+		}
+		if err != nil || user != "" {
+			return user, err
 		}
 	}
 	return "", nil
