@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
     go build -trimpath -ldflags="-s -w -X main.version=$VERSION" -o /out/ \
     ./cmd/rowan-engine ./cmd/rowan-driver ./cmd/rowan-controller ./cmd/rowanctl
 
-# Debian, not scratch: engine and driver run mkfs.xfs, xfs_growfs, xfs_repair, mkfs.ext4, e2fsck, resize2fs, blkid, wipefs and mount, which are not static.
+# Debian, not scratch: engine and driver run mkfs.xfs, xfs_growfs, mkfs.ext4, e2fsck, resize2fs, blkid, wipefs and mount, which are not static.
 # What they make is what Linux 5.10 mounts, whatever their version: the options say each feature (pkg/driver/mount, pkg/engine/member).
 FROM debian:${DEBIAN}-slim
 ARG VERSION=v0.0.0-dev

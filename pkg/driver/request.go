@@ -8,14 +8,15 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/volume"
 )
 
 const (
 	// Name is the driver's name.
-	Name = "csi.rowan.storage"
+	Name = v1alpha1.DriverName
 	// TopologyKey has a node's identity as its value.
-	TopologyKey = "topology.rowan.storage/node"
+	TopologyKey = v1alpha1.TopologyKey
 )
 
 // The keys of a storage class' parameters. Those of kubernetesPrefix are the side-cars' and say who asked; of these, only fsType means something

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	rowanv1alpha1 "github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/test/e2e/framework"
 )
 
@@ -135,7 +136,7 @@ func TestRestoreExcluded(t *testing.T) {
 	}
 	c.ObjectMeta = metav1.ObjectMeta{Name: c.Name}
 	c.AllowedTopologies = []corev1.TopologySelectorTerm{{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{
-		{Key: "topology.rowan.storage/node", Values: []string{other}},
+		{Key: rowanv1alpha1.TopologyKey, Values: []string{other}},
 	}}}
 	if err := f.Create(t.Context(), c); err != nil {
 		t.Fatal(err)

@@ -3,9 +3,11 @@ package build
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/rowan-csi/rowan/hack/cluster/image"
 )
@@ -13,8 +15,14 @@ import (
 // RowanImage is the name of the image of this tree's own programs.
 const RowanImage = "rowan-csi/rowan:dev"
 
-// rowanTools are the programs of other packages that rowan-engine and rowan-driver run: they make, check, mount and grow file systems.
-var rowanTools = []string{"mkfs.ext4", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_growfs", "xfs_repair", "blkid", "wipefs", "mount", "umount"}
+// rowanTools are the programs of other packages that rowan-engine and rowan-driver run, to make, check, mount and grow file systems, by their Debian
+// package. The Dockerfile installs those packages: a test compares.
+var rowanTools = map[string][]string{
+	"e2fsprogs":  {"mkfs.ext4", "e2fsck", "resize2fs"},
+	"xfsprogs":   {"mkfs.xfs", "xfs_growfs"},
+	"util-linux": {"blkid", "wipefs"},
+	"mount":      {"mount", "umount"},
+}
 
 // Rowan builds all commands of the module at root and writes an image of them, in /usr/local/bin, with the tools they run and their libraries. The
 // image has no entry point: a container names one of the programs as its command.
@@ -33,7 +41,7 @@ func Rowan(ctx context.Context, root, name, archive string) error {
 	if err != nil {
 		return err
 	}
-	files, err := image.Programs(ctx, rowanTools...)
+	files, err := image.Programs(ctx, slices.Concat(slices.Collect(maps.Values(rowanTools))...)...)
 	if err != nil {
 		return fmt.Errorf("build Rowan's image: %w", err)
 	}

@@ -28,9 +28,8 @@ func toolsRun(t *testing.T, c *Cluster) {
 	}
 	var pod strings.Builder
 	pod.WriteString("{apiVersion: v1, kind: Pod, metadata: {name: tools}, spec: {restartPolicy: Never, initContainers: [")
-	for i, command := range []string{"mkfs.ext4, -V", "e2fsck, -V", "mkfs.xfs, -V", "xfs_growfs, -V", "xfs_repair, -V", "blkid, -V", "wipefs, -V",
-		"mount, -V",
-		"umount, -V", "rowan-engine, --help", "rowan-driver, --help"} {
+	for i, command := range []string{"mkfs.ext4, -V", "e2fsck, -V", "mkfs.xfs, -V", "xfs_growfs, -V", "blkid, -V", "wipefs, -V",
+		"mount, -V", "umount, -V", "rowan-engine, --help", "rowan-driver, --help"} {
 		pod.WriteString("{name: tool-" + string(rune('a'+i)) + ", image: '" + build.RowanImage + "', imagePullPolicy: Never, command: [" + command + "]}, ")
 	}
 	pod.WriteString("], containers: [{name: main, image: '" + build.RowanImage + "', imagePullPolicy: Never, command: [rowanctl, --help]}]}}")

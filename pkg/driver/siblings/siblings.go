@@ -52,6 +52,13 @@ func New(next csi.ControllerServer, live client.Reader, recorder events.EventRec
 
 // CreateVolume refuses what is to be made where its pod cannot run.
 func (g *Guard) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	if !g.placed(ctx, req) {
+		resp, err := g.ControllerServer.CreateVolume(ctx, req)
+		if err == nil {
+			g.tell(ctx, req, resp)
+		}
+		return resp, err
+	}
 	if refusal, err := g.refusal(ctx, req); err != nil {
 		klog.FromContext(ctx).Error(err, "Could not look at the other claims of a volume's pod", "volume", req.GetName())
 	} else if refusal != "" {
@@ -60,15 +67,27 @@ func (g *Guard) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) 
 	narrowed := g.drawn(ctx, req)
 	resp, err := g.ControllerServer.CreateVolume(ctx, narrowed)
 	if narrowed != req && (errors.Is(err, volume.ErrFailed) || errors.Is(err, volume.ErrNodeAway)) {
+		// Looked at once more: another call for the same volume may have come in between.
 		if made, e := g.made(ctx, req.GetName()); e == nil && !made {
 			// Only this error has the scheduler draw another node. By then the drawn one's capacity is told as none.
 			return nil, fmt.Errorf("%w on the node that was drawn, and another is asked for: %v", volume.ErrNoSpace, err)
 		}
 	}
-	if err == nil {
-		g.tell(ctx, req, resp)
-	}
 	return resp, err
+}
+
+// placed says whether a request is for a new volume of a claim, for which a node was chosen, and which is not made yet: one that is, is answered for where
+// it is.
+func (g *Guard) placed(ctx context.Context, req *csi.CreateVolumeRequest) bool {
+	if req.GetParameters()[claimName] == "" || req.GetParameters()[claimNamespace] == "" || req.GetVolumeContentSource() != nil ||
+		len(req.GetAccessibilityRequirements().GetPreferred()) == 0 {
+		return false
+	}
+	made, err := g.made(ctx, req.GetName())
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Could not look whether a volume is made already", "volume", req.GetName())
+	}
+	return err == nil && !made
 }
 
 // tell the claim of a copy that was made elsewhere than the scheduler said: its pod may have a rule that keeps it from there, and waits for ever then.
@@ -105,8 +124,7 @@ func (g *Guard) claim(ctx context.Context, req *csi.CreateVolumeRequest) (*corev
 // its agent away: the pod's other volumes are made there.
 func (g *Guard) drawn(ctx context.Context, req *csi.CreateVolumeRequest) *csi.CreateVolumeRequest {
 	preferred := req.GetAccessibilityRequirements().GetPreferred()
-	if len(preferred) == 0 || req.GetVolumeContentSource() != nil || req.GetParameters()[claimName] == "" ||
-		len(req.GetAccessibilityRequirements().GetRequisite()) < 2 { // there is no other
+	if len(req.GetAccessibilityRequirements().GetRequisite()) < 2 { // there is no other
 		return req
 	}
 	claim, err := g.claim(ctx, req)
@@ -119,9 +137,6 @@ func (g *Guard) drawn(ctx context.Context, req *csi.CreateVolumeRequest) *csi.Cr
 	if claim.Annotations[claims.SelectedNode] == "" {
 		return req // of a class that binds at once: any node will do
 	}
-	if made, err := g.made(ctx, req.GetName()); err != nil || made {
-		return req // it is answered for where it is
-	}
 	narrowed := proto.Clone(req).(*csi.CreateVolumeRequest)
 	narrowed.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: preferred[:1], Preferred: preferred[:1]}
 	return narrowed
@@ -130,11 +145,7 @@ func (g *Guard) drawn(ctx context.Context, req *csi.CreateVolumeRequest) *csi.Cr
 // refusal says why a volume must not be made where it is asked for; "": it may.
 func (g *Guard) refusal(ctx context.Context, req *csi.CreateVolumeRequest) (string, error) {
 	name, namespace := req.GetParameters()[claimName], req.GetParameters()[claimNamespace]
-	preferred := req.GetAccessibilityRequirements().GetPreferred()
-	if name == "" || namespace == "" || len(preferred) == 0 || req.GetVolumeContentSource() != nil {
-		return "", nil
-	}
-	asked := preferred[0].GetSegments()[v1alpha1.TopologyKey]
+	asked := req.GetAccessibilityRequirements().GetPreferred()[0].GetSegments()[v1alpha1.TopologyKey]
 	var pods corev1.PodList
 	if err := g.live.List(ctx, &pods, client.InNamespace(namespace), client.MatchingFields{"spec.nodeName": ""}); err != nil {
 		return "", fmt.Errorf("list waiting pods: %w", err)
@@ -155,9 +166,6 @@ func (g *Guard) refusal(ctx context.Context, req *csi.CreateVolumeRequest) (stri
 			}
 			if identity == "" || identity == asked {
 				continue
-			}
-			if made, err := g.made(ctx, req.GetName()); err != nil || made {
-				return "", err
 			}
 			return fmt.Sprintf("node %s was chosen for claim %s, but pod %s uses it with %s, which is on node %s: the scheduler is asked again",
 				asked, name, pod.Name, what, identity), nil

@@ -250,3 +250,29 @@ func TestTellsWhereACopyIs(t *testing.T) {
 		})
 	}
 }
+
+// Whether a volume is made is looked at once, however much depends on it.
+func TestLooksOnce(t *testing.T) {
+	drawn := claim("drawn", nil)
+	drawn.Annotations = map[string]string{claims.SelectedNode: "b"}
+	for _, made := range []bool{false, true} {
+		looks, more := 0, []client.Object{drawn, pod("p", "", "drawn", "restored")}
+		if made {
+			more = append(more, &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: volume.VolumeIDOf("pvc-1").String()}})
+		}
+		live := reader(t, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if _, ok := o.(*v1alpha1.LocalVolume); ok {
+				looks++
+			}
+			return c.Get(ctx, key, o, opts...)
+		}}, more...)
+		r := request("drawn", "b")
+		r.AccessibilityRequirements.Requisite = []*csi.Topology{
+			r.AccessibilityRequirements.Preferred[0], {Segments: map[string]string{v1alpha1.TopologyKey: "a"}},
+		}
+		_, err := New(&next{}, live, events.NewFakeRecorder(10)).CreateVolume(t.Context(), r)
+		if errors.Is(err, volume.ErrNoSpace) == made || looks != 1 {
+			t.Errorf("made %t: %d looks, %v", made, looks, err)
+		}
+	}
+}

@@ -5,10 +5,12 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	rowanv1alpha1 "github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 )
 
 // Provisioner is the driver's name.
-const Provisioner = "csi.rowan.storage"
+const Provisioner = rowanv1alpha1.DriverName
 
 // StorageClass makes a class of the flow's own. It is removed when the test ends.
 func (f *Flow) StorageClass(name string, parameters map[string]string) *storagev1.StorageClass {
