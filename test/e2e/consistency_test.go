@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	groupsnapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -12,11 +13,13 @@ import (
 	"github.com/rowan-csi/rowan/test/e2e/framework"
 )
 
+var frozen = map[string]string{rowanv1alpha1.ConsistencyAnnotation: "FilesystemFreeze"}
+
 // askFrozen makes a VolumeSnapshot whose annotation asks for a frozen file system.
 func askFrozen(f *framework.Flow, name, claim string) *snapshotv1.VolumeSnapshot {
 	f.Helper()
 	s := &snapshotv1.VolumeSnapshot{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace, Annotations: map[string]string{"rowan.storage/consistency": "FilesystemFreeze"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace, Annotations: frozen},
 		Spec:       snapshotv1.VolumeSnapshotSpec{Source: snapshotv1.VolumeSnapshotSource{PersistentVolumeClaimName: &claim}},
 	}
 	if err := f.Create(f.Context(), s); err != nil {
@@ -53,6 +56,50 @@ func TestFrozenSnapshot(t *testing.T) {
 	if got := f.HashFiles(r, "/data/restored/kept"); got != want {
 		t.Errorf("files of hash %s, want %s", got, want)
 	}
+}
+
+// All file systems of a group are frozen for its one cut, and what nobody flushed on any of them is in it.
+func TestFrozenGroup(t *testing.T) {
+	f := flow(t)
+	labels, w := map[string]string{"frozen-together": "yes"}, framework.Pod{Name: "w"}
+	for _, name := range []string{"log", "data"} {
+		f.Claim(framework.Claim{Name: name, Labels: labels})
+		w.Claims = append(w.Claims, name)
+	}
+	p := f.Pod(w)
+	f.Run(p, `for d in log data; do mkdir /data/$d/kept; for i in $(seq 20); do head -c 100000 /dev/urandom > /data/$d/kept/$i; done; done`) // no sync
+	want := map[string]string{}
+	for _, name := range w.Claims {
+		want[name] = f.HashFiles(p, "/data/"+name+"/kept")
+	}
+	g := f.AskGroupAs("g", labels, frozen)
+	members := f.GroupReady(g)
+	f.Run(p, "rm -r /data/log/kept /data/data/kept; touch /data/log/after; sync")
+
+	content := &groupsnapshotv1.VolumeGroupSnapshotContent{}
+	content.Name = *g.Status.BoundVolumeGroupSnapshotContentName
+	if err := f.Get(f.Context(), framework.Key(content), content); err != nil {
+		t.Fatal(err)
+	}
+	l := &rowanv1alpha1.LocalSnapshotGroup{ObjectMeta: metav1.ObjectMeta{Name: *content.Status.VolumeGroupSnapshotHandle}}
+	if err := f.Get(f.Context(), framework.Key(l), l); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Status.Frozen) != len(w.Claims) {
+		t.Errorf("frozen were %v of %v", l.Status.Frozen, l.Spec.Members)
+	}
+	r := framework.Pod{Name: "r"}
+	for _, name := range w.Claims {
+		f.Claim(framework.Claim{Name: "restored-" + name, Snapshot: members[name].Name})
+		r.Claims = append(r.Claims, "restored-"+name)
+	}
+	q := f.Pod(r)
+	for _, name := range w.Claims {
+		if got := f.HashFiles(q, "/data/restored-"+name+"/kept"); got != want[name] {
+			t.Errorf("%s: files of hash %s, want %s", name, got, want[name])
+		}
+	}
+	f.Remove(g)
 }
 
 // A raw block claim says why it is not frozen.

@@ -175,6 +175,7 @@ func TestDisruptDisksMoved(t *testing.T) {
 			}
 			return nil
 		})
+		f.Topology(to, pool.Status.Identity)
 	}
 	move(from, to)
 	f.Remove(p)

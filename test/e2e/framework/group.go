@@ -14,8 +14,14 @@ import (
 // AskGroup makes a VolumeGroupSnapshot of the claims that have the labels, and does not wait.
 func (f *Flow) AskGroup(name string, labels map[string]string) *groupsnapshotv1.VolumeGroupSnapshot {
 	f.Helper()
+	return f.AskGroupAs(name, labels, nil)
+}
+
+// AskGroupAs makes one with annotations.
+func (f *Flow) AskGroupAs(name string, labels, annotations map[string]string) *groupsnapshotv1.VolumeGroupSnapshot {
+	f.Helper()
 	g := &groupsnapshotv1.VolumeGroupSnapshot{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: f.Namespace, Annotations: annotations},
 		Spec: groupsnapshotv1.VolumeGroupSnapshotSpec{Source: groupsnapshotv1.VolumeGroupSnapshotSource{
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
 		}},

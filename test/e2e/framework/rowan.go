@@ -117,13 +117,52 @@ func (f *Flow) PoolOn(node string) *rowanv1alpha1.Pool {
 	return nil
 }
 
-// AllPoolsServe waits until every node of a PoolSet has a pool that serves.
+// AllPoolsServe waits until every node of a PoolSet has a pool that serves, and pods of its volumes are sent there.
 func (f *Flow) AllPoolsServe(ctx context.Context, name string) error {
 	set := &rowanv1alpha1.PoolSet{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	return f.until(ctx, set, func() error {
+	err := f.until(ctx, set, func() error {
 		if !meta.IsStatusConditionTrue(set.Status.Conditions, rowanv1alpha1.Ready) {
 			return fmt.Errorf("conditions %v", set.Status.Conditions)
 		}
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("wait for pools of set %s: %w", name, err)
+	}
+	var pools rowanv1alpha1.PoolList
+	if err := f.List(ctx, &pools); err != nil {
+		return fmt.Errorf("list pools: %w", err)
+	}
+	for _, p := range pools.Items {
+		if p.Spec.PoolSet != name {
+			continue
+		}
+		if err := f.labelled(ctx, p.Spec.NodeName, p.Status.Identity); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// labelled waits until a Node's topology label is an identity.
+func (c *Cluster) labelled(ctx context.Context, node, identity string) error {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	err := c.until(ctx, n, func() error {
+		if have := n.Labels[rowanv1alpha1.TopologyKey]; have != identity {
+			return fmt.Errorf("its label is %q", have)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait until node %s has the topology of %s: %w", node, identity, err)
+	}
+	return nil
+}
+
+// Topology waits until a Node's topology label is an identity, by which pods are sent there.
+func (f *Flow) Topology(node, identity string) {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.Context(), Wait)
+	defer cancel()
+	must(f, f.labelled(ctx, node, identity))
 }
