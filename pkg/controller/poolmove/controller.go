@@ -173,7 +173,7 @@ func (c *Controller) inUse(ctx context.Context, pool *v1alpha1.Pool) (string, er
 		case c.Clock.Since(ready.LastTransitionTime.Time) < v1alpha1.AgentSilence:
 			return fmt.Sprintf("the agent of node %s says only for a moment that it is not there", name), nil
 		}
-		return "", nil
+		return c.torn(ctx, pool)
 	}
 	var node corev1.Node // with its taints, which the cache does not have
 	if err := c.Live.Get(ctx, client.ObjectKey{Name: name}, &node); client.IgnoreNotFound(err) != nil {
@@ -186,6 +186,26 @@ func (c *Controller) inUse(ctx context.Context, pool *v1alpha1.Pool) (string, er
 	}
 	return fmt.Sprintf("node %s, whose agent is silent, may still run pods on it: delete that Node, or taint it with %s, when it is off",
 		name, corev1.TaintNodeOutOfService), nil
+}
+
+// torn says which other pool of the node keeps serving under the identity that this pool's disks would take along: pods of both would be sent to either
+// node.
+func (c *Controller) torn(ctx context.Context, pool *v1alpha1.Pool) (string, error) {
+	var pools v1alpha1.PoolList
+	if err := c.Client.List(ctx, &pools); err != nil {
+		return "", fmt.Errorf("list pools: %w", err)
+	}
+	for i := range pools.Items {
+		p := &pools.Items[i]
+		if p.Name == pool.Name || p.Spec.NodeName != pool.Spec.NodeName || p.Status.Identity == "" || p.Status.Identity != pool.Status.Identity {
+			continue
+		}
+		if ready := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.Ready); ready == nil || ready.Reason != v1alpha1.ReasonPoolGone {
+			return fmt.Sprintf("node %s still serves pool %s: volumes of both are looked for on %s, and a node's disks move together: move those, too, or these back",
+				p.Spec.NodeName, p.Name, p.Status.Identity), nil
+		}
+	}
+	return "", nil
 }
 
 // follow moves what is in the pool to the pool's node.

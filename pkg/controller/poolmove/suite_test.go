@@ -113,6 +113,14 @@ func TestFollowsDisks(t *testing.T) {
 			s.Step(v1alpha1.AgentSilence)
 			s.renew("a")
 		}, true, "Moved"},
+		{"another of its pools serves", func(s *suite) {
+			s.ready("pool-a", metav1.ConditionFalse, v1alpha1.ReasonPoolGone)
+			other := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Name: "fast-a"}, Spec: v1alpha1.PoolSpec{NodeName: "a"}}
+			other.Status.UUID, other.Status.Identity = "F", "a"
+			s.Create(other)
+			s.Step(v1alpha1.AgentSilence)
+			s.renew("a")
+		}, false, "node a still serves pool fast-a"},
 		{"its agent says so for a moment", func(s *suite) { s.ready("pool-a", metav1.ConditionFalse, v1alpha1.ReasonPoolGone) }, false,
 			"only for a moment"},
 		{"it is served", func(*suite) {}, false, "FoundElsewhere: the agent of node b found disks of this pool, but node a has it: were they copied?"},
