@@ -108,7 +108,9 @@ func (e Entry) String() string {
 
 // search returns the index of the first entry that ends after off.
 func search(list []Entry, off int) int {
-	lo, hi := 0, len(list)
+	// Each entry has a block at least: entry i ends after i, and as many blocks as there are entries from i on must fit behind where it begins. In a page in
+	// pieces of a block, which is where lists are long, this leaves nothing to search.
+	lo, hi := max(0, len(list)-Blocks+off), min(off, len(list))
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)
 		if list[mid].End() <= off {

@@ -168,3 +168,41 @@ func TestByPlace(t *testing.T) {
 		}
 	}
 }
+
+// TestSearchInPieces: pages that are full, or nearly, of runs of one block and a few, where search leaves most of the list out.
+func TestSearchInPieces(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		gap := rapid.IntRange(1, 400).Draw(t, "gap") // of so many runs one is left out, and one is long
+		var list []Entry
+		for off := rapid.IntRange(0, 3).Draw(t, "first"); off < Blocks; {
+			n := 1
+			if len(list)%gap == gap-1 {
+				n = min(rapid.IntRange(1, 40).Draw(t, "length"), Blocks-off)
+				off += rapid.IntRange(0, 1).Draw(t, "hole") * min(1, Blocks-off-n)
+			}
+			list = append(list, Data(off, n, uint64(2*off), 1))
+			off += n
+		}
+		for off := range Blocks {
+			want := slices.IndexFunc(list, func(e Entry) bool { return e.End() > off })
+			if want < 0 {
+				want = len(list)
+			}
+			if got := search(list, off); got != want {
+				t.Fatalf("search for %d in %d runs found %d, want %d", off, len(list), got, want)
+			}
+		}
+	})
+}
+
+func BenchmarkSearchInPieces(b *testing.B) {
+	var list []Entry
+	for off := range Blocks {
+		if off%16 != 0 {
+			list = append(list, Data(off, 1, uint64(2*off), 1))
+		}
+	}
+	for i := 0; b.Loop(); i++ {
+		search(list, i*389%Blocks)
+	}
+}
