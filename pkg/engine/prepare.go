@@ -22,9 +22,9 @@ const (
 	aheadStep = 16
 	// aheadKeep is how many free blocks stay written when space goes back to the file system.
 	aheadKeep = 512 << 20 / BlockSize
-	// pendingMany is how many pending runs start a round by themselves: a snapshot commits what is pending, and should find little. Under load rounds
-	// then follow one another without a pause, which cost no throughput when measured.
-	pendingMany = 64
+	// pendingMany is the weight of pending runs that starts a round by itself: a snapshot commits what is pending, and should find little. Each round flushes
+	// the device and its log write does so again, and requests wait meanwhile: docs/design/engine.md has the rates for each size.
+	pendingMany = 512
 	// replacingMany is the same for runs whose pages must be read and rewritten, at up to half a millisecond each: a cut may wait for that round with its
 	// gates shut.
 	replacingMany = 4

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
+	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
 // holdLog keeps the next write of the metadata's log from beginning until release is called; held is closed when it has come.
@@ -99,4 +100,24 @@ func TestEmptyRoundWaitsForTheOneBefore(t *testing.T) {
 	release()
 	must(t, <-first)
 	must(t, <-second)
+}
+
+// What is pending weighs by runs and by what the device will have to write out for the flush.
+func TestWeigh(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		list []runs.Entry
+		want int64
+	}{
+		{"nothing", nil, 0},
+		{"a block", []runs.Entry{runs.Data(0, 1, 7, 1)}, 1},
+		{"64 KiB", []runs.Entry{runs.Data(0, 16, 7, 1)}, 1},
+		{"1 MiB in one piece", []runs.Entry{runs.Data(0, 256, 7, 1)}, 9},
+		{"1 MiB of zeroes, which are not written", []runs.Entry{runs.Zero(0, 256, 1)}, 1},
+		{"three", []runs.Entry{runs.Data(0, 1, 7, 1), runs.Zero(1, 500, 1), runs.Data(501, 64, 9, 1)}, 5},
+	} {
+		if got := weigh(c.list); got != c.want {
+			t.Errorf("%s weighs %d, want %d", c.name, got, c.want)
+		}
+	}
 }
