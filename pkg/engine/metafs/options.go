@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/sstable/block"
 )
 
 // Options are what the engine's DB is opened with. cacheBytes is its own cache of table blocks. The caller may add event listeners, and keeps
@@ -28,8 +27,8 @@ func Options(fs *FS, cacheBytes int64) *pebble.Options {
 		MaxOpenFiles:          500,
 		MaxManifestFileSize:   16 << 20,
 	}
-	// A third smaller than snappy in every flush and compaction; in pure Go where cgo is off.
-	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.UniformDBCompressionSettings(block.ZstdCompression) })
+	// The bottom level by zstd, what is rewritten soon by something faster.
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
 	o.EventListener = &pebble.EventListener{
 		// Pebble's default exits the process. The read that met the damage gets its error all the same, so that no guest hangs on it.
 		DataCorruption: func(info pebble.DataCorruptionInfo) { fs.cfg.OnFatal(fmt.Errorf("metadata is damaged: %s", info)) },
