@@ -205,5 +205,6 @@ func TestDisruptUninstallRefused(t *testing.T) {
 	if !strings.Contains(out, "still in use") {
 		t.Errorf("helm says: %s", out)
 	}
+	f.OnMachine("helm", "rollback", "rowan", "--namespace", f.Options.Namespace) // as the manual says: Helm takes it for one that is being uninstalled
 	f.Pod(framework.Pod{Name: "after", Claims: []string{"data"}})
 }
