@@ -73,8 +73,8 @@ func (a *Agent) tellPools(ctx context.Context) (foreign []string, usage string, 
 	return foreign, v1alpha1.PoolUsageText(full), nil
 }
 
-// KeepNode has the identity and the Node's topology label follow the disks that are here, and takes the taint off it that kept pods away until pool and driver serve, if they do: serving
-// says that the driver does. done: the Node is as it should be.
+// KeepNode has the identity and the Node's topology label follow the disks that are here, and takes the taint off it that kept pods away until pool and
+// driver serve, if they do: serving says that the driver does. done: the Node is as it should be.
 func (a *Agent) KeepNode(ctx context.Context, serving bool) (done bool, err error) {
 	id, err := a.Identity(ctx)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 // gatesShut is the longest a cut keeps writers out; then it gives up, retryable.
 const gatesShut = time.Second
 
-// cutPending is how many pending runs a cut commits with the gates shut, cutCareful how many pages that must be read and rewritten; where there are more,
-// a round goes before. A thousand runs take about half a millisecond to compose, a page of a thousand runs about a third, a round several times the
+// cutPending is the weight of pending runs (weigh) that a cut commits with the gates shut, cutCareful how many pages that must be read and rewritten; where
+// there are more, a round goes before. A thousand runs take about half a millisecond to compose, a page of a thousand runs about a third, a round several times the
 // disk's latency.
 const (
 	cutPending = 1024

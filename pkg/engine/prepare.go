@@ -37,7 +37,7 @@ type preparer struct {
 	window      atomic.Int64          // blocks to keep written ahead
 	spare       atomic.Int64          // blocks to keep reserved
 	step        atomic.Int64          // chunks to reserve at once
-	many        int64                 // pending runs that start a round
+	many        int64                 // weight of pending runs that starts a round
 	wanted      atomic.Bool           // somebody took a written block, and the window is half empty
 	stuck       atomic.Pointer[stuck] // why there is no more space to prepare, though the pool's size allows it
 	tried       broadcast             // told when an attempt to prepare space has ended
