@@ -43,9 +43,10 @@ func CheckUninstall(ctx context.Context, c client.Client) error {
 	if len(found) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: there are %s of %s: delete the claims and snapshots they belong to, or them; `helm rollback` makes the release one that can be "+
-		"upgraded again. (helm uninstall --no-hooks goes on all the same: their data stays on the nodes, but their pods can be neither started nor ended "+
-		"until Rowan is installed again)", ErrInUse, strings.Join(found, " and "), v1alpha1.DriverName)
+	return fmt.Errorf("%w: there are %s of %s: delete the claims and snapshots they belong to, or them; `helm rollback RELEASE REVISION`, with the "+
+		"revision that `helm status` shows, makes the release one that can be upgraded again. (helm uninstall --no-hooks goes on all the same: their data "+
+		"stays on the nodes, but their pods can be neither started nor ended until Rowan is installed again)", ErrInUse, strings.Join(found, " and "),
+		v1alpha1.DriverName)
 }
 
 func ourVolumes(ctx context.Context, c client.Client) (found []string, err error) {

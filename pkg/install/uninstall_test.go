@@ -50,7 +50,7 @@ func TestCheckUninstall(t *testing.T) {
 		"a volume": {objects: []client.Object{persistentVolume("a", v1alpha1.DriverName)}, want: []string{"1 persistent volumes (a of claim shop/data-a)"}},
 		"a snapshot": {objects: []client.Object{snapshotContent("c", v1alpha1.DriverName)},
 			want: []string{"1 volume snapshot contents (c of snapshot shop/snap-c)"}},
-		"many": {objects: many, want: []string{"7 persistent volumes", "and 2 more", "helm rollback", "--no-hooks"}},
+		"many": {objects: many, want: []string{"7 persistent volumes", "and 2 more", "helm rollback RELEASE REVISION", "--no-hooks"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := CheckUninstall(t.Context(), builder(t).WithObjects(tc.objects...).Build())

@@ -26,6 +26,7 @@ func patch[T client.Object](t *testing.T, f *framework.Flow, o T, change func(T)
 
 // A retained volume is bound again, with its content, by the same claim made again and by one of another namespace, and goes with it.
 func TestRetainedVolumeIsAdopted(t *testing.T) {
+	t.Parallel() // or its parts would keep all other flows waiting
 	for name, elsewhere := range map[string]bool{"by its claim": false, "in another namespace": true} {
 		t.Run(name, func(t *testing.T) {
 			f := flow(t)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -205,6 +206,20 @@ func TestDisruptUninstallRefused(t *testing.T) {
 	if !strings.Contains(out, "still in use") {
 		t.Errorf("helm says: %s", out)
 	}
-	f.OnMachine("helm", "rollback", "rowan", "--namespace", f.Options.Namespace) // as the manual says: Helm takes it for one that is being uninstalled
+	rollBackRelease(t, f)
 	f.Pod(framework.Pod{Name: "after", Claims: []string{"data"}})
+}
+
+// rollBackRelease puts a release that Helm takes for one being uninstalled back to the revision it has, as the manual says.
+func rollBackRelease(t *testing.T, f *framework.Flow) {
+	t.Helper()
+	out, err := f.TryOnMachine("helm", "status", "rowan", "--namespace", f.Options.Namespace, "--output", "json")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var release struct{ Version int }
+	if err := json.Unmarshal([]byte(out), &release); err != nil || release.Version == 0 {
+		t.Fatalf("helm status says %s: %v", out, err)
+	}
+	f.OnMachine("helm", "rollback", "rowan", fmt.Sprint(release.Version), "--namespace", f.Options.Namespace)
 }

@@ -125,7 +125,7 @@ func TestRestoreWithAntiAffinity(t *testing.T) {
 	framework.UntilEvent(t, f.Cluster, pvc, node)
 }
 
-// allowedTopologies that exclude the snapshot's node: the claim's event says so and names it.
+// allowedTopologies that exclude the snapshot's node: the claim's event says so and names it. When the claim is given up, the snapshot can go.
 func TestRestoreExcluded(t *testing.T) {
 	f := flow(t)
 	node, _ := snapshotted(f)
@@ -142,8 +142,11 @@ func TestRestoreExcluded(t *testing.T) {
 		t.Fatal(err)
 	}
 	pvc := f.Claim(framework.Claim{Name: "restored", Class: c.Name, Snapshot: "s"})
-	f.AskPod(framework.Pod{Name: "reader", Claims: []string{"restored"}})
+	p := f.AskPod(framework.Pod{Name: "reader", Claims: []string{"restored"}})
 	framework.UntilEvent(t, f.Cluster, pvc, "is on node "+node)
+	f.Remove(p)
+	f.Remove(pvc)
+	f.RemoveSnapshot("s")
 }
 
 // Three replicas on three nodes, each with its own disk; a fourth begins from a snapshot of the first, as database operators add replicas.

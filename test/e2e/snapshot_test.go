@@ -10,6 +10,7 @@ import (
 // A snapshot is taken while a pod writes, and restored with the source's own YAML and to a larger claim: the files are those of before, the file system
 // has grown.
 func TestSnapshotAndRestore(t *testing.T) {
+	t.Parallel() // or its parts would keep all other flows waiting
 	for _, class := range []string{framework.ClassROW, framework.ClassCOW} {
 		t.Run(class, func(t *testing.T) {
 			f := flow(t)

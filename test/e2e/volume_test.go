@@ -43,8 +43,10 @@ func grow(t *testing.T, f *framework.Flow, pvc *corev1.PersistentVolumeClaim, si
 	})
 }
 
-// A claim in use grows: as a file system, and as a device.
+// A claim in use grows: as a file system, and as a device. (A kubelet looks at a running pod's file systems every minute or two: most of the time
+// is that.)
 func TestOnlineGrowth(t *testing.T) {
+	t.Parallel() // or its parts would keep all other flows waiting
 	for _, fs := range []string{"ext4", "xfs"} {
 		t.Run(fs, func(t *testing.T) {
 			f := flow(t)

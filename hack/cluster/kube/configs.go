@@ -26,7 +26,8 @@ const cniConfig = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
 `
 
 // The kubelet's folders of plug-ins and static pods would be made in the machine's /usr and /etc. Images are never collected: they could not be
-// pulled again. failCgroupV1: machines with cgroup v1 do.
+// pulled again. failCgroupV1: machines with cgroup v1 do. crashLoopBackOff: tests kill processes again and again; with five minutes as the longest wait
+// they would wait for the kubelet most of the time, and see nothing else. (The feature is there since 1.32, and on since 1.35.)
 const kubeletConfig = `{
   "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
   "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}, "x509": {"clientCAFile": "@CA@"}},
@@ -39,6 +40,7 @@ const kubeletConfig = `{
   "volumePluginDir": "@KUBELET@/volume-plugins",
   "resolvConf": "", "clusterDNS": ["@DNS@"], "clusterDomain": "cluster.local",
   "maxPods": 240,
+  "featureGates": {"KubeletCrashLoopBackOffMax": true}, "crashLoopBackOff": {"maxContainerRestartPeriod": "10s"},
   "tlsCertFile": "@CRT@", "tlsPrivateKeyFile": "@KEY@"
 }
 `
