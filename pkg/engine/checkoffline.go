@@ -42,7 +42,11 @@ func offline(ctx context.Context, path string, o Options, mend bool) (r OfflineR
 	defer func() { err = errors.Join(err, m.Close()) }()
 	p := &Pool{options: o, fs: o.fs, identity: m.Superblock(), preparing: newPreparer(), members: &members{}}
 	r.Pool = p.name()
-	if _, err := findMetadata([]opened{{m, path}}); err != nil {
+	meta, err := findMetadata([]opened{{m, path}})
+	if err == nil {
+		err = exists(meta)
+	}
+	if err != nil {
 		return r, fmt.Errorf("check pool %q: %w", r.Pool, err)
 	}
 	db, err := p.openMetadata(m, false)

@@ -34,7 +34,7 @@ func crashOptions(t *testing.T) Options {
 }
 
 // ringFolder is in memory where that is possible.
-func ringFolder(t *testing.T) string {
+func ringFolder(t testing.TB) string {
 	dir, err := os.MkdirTemp("/dev/shm", "crash-")
 	if err != nil {
 		return t.TempDir()

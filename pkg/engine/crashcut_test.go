@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
-	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/fsys"
 )
 
@@ -76,6 +73,7 @@ func (r *recording) cuts(n int, rng *rand.Rand) (list []cut) {
 // state is what is left at a cut, and what the outside knows then.
 type state struct {
 	cut
+	seed uint64 // the recording's
 	disk *fsys.Mem
 	late *fsys.Late // of cutKill
 	w    *world
@@ -92,7 +90,7 @@ func (r *recording) play(cuts []cut, visit func(*state) error) error {
 			}
 		}
 		rng := rand.New(rand.NewPCG(c.choice, 1))
-		st := &state{cut: c, w: w.clone()}
+		st := &state{cut: c, seed: r.Seed, w: w.clone()}
 		switch c.kind {
 		case cutPower:
 			st.disk = p.Mem.CrashClone(rng)
@@ -159,13 +157,22 @@ func (st *state) verify(o Options) (err error) {
 	if err := st.verifyMetadata(o); err != nil {
 		return err
 	}
+	neighbour := newCrowded(o.fs)
+	if limited(st.seed) {
+		neighbour.available.Store(crashCrowded)
+	}
+	o.fs = neighbour
 	pool, dir, err := openCrashed(o)
 	if err != nil {
 		return err
 	}
 	p := &testPool{Pool: pool, o: o, dir: dir}
 	defer func() { err = errors.Join(err, p.kill()) }()
-	return st.verifyPool(p)
+	since := p.spaced()
+	if err := st.verifyPool(p); err != nil || !limited(st.seed) {
+		return err
+	}
+	return st.verifyLimit(p, neighbour, since)
 }
 
 func (st *state) verifyPool(p *testPool) error {
@@ -197,46 +204,6 @@ func (st *state) verifyPool(p *testPool) error {
 	return st.verifyThick(p)
 }
 
-// verifyThick: when the others have taken all that they can get, every block of a thick volume can be written. Not while a member is drained: blocks there
-// that a thick volume had and a cut undid are promised to it again, and nothing is handed out where they lie (docs/capacity.md).
-func (st *state) verifyThick(p *testPool) error {
-	draining := func(m *poolMember) bool { return m.rec.State == format.MemberDraining }
-	if slices.ContainsFunc(p.members.table.Load().list, draining) {
-		return nil
-	}
-	thick, thin := []string{}, []string{}
-	for _, v := range p.Volumes() {
-		if v.Provisioning == ProvisionThick {
-			thick = append(thick, v.Name)
-		} else {
-			thin = append(thin, v.Name)
-		}
-	}
-	if len(thick) == 0 {
-		return nil
-	}
-	p.options.SpaceWait = time.Millisecond // nothing is on its way
-	for _, name := range append(thin, thick...) {
-		dev, err := p.opened(name)
-		if err != nil {
-			return err
-		}
-		for at, b := int64(0), bytes.Repeat([]byte{1}, largeWrite*BlockSize); at < dev.Size() && err == nil; at += int64(len(b)) {
-			_, err = dev.WriteAt(b[:min(int64(len(b)), dev.Size()-at)], at)
-		}
-		if err == nil {
-			err = dev.Flush()
-		}
-		if err != nil && (!errors.Is(err, ErrNoSpace) || slices.Contains(thick, name)) {
-			return fmt.Errorf("fill volume %s, of %d thick ones: %w", name, len(thick), err)
-		}
-	}
-	if err := p.sound(); err != nil {
-		return fmt.Errorf("after filling the thick volumes: %w", err)
-	}
-	return nil
-}
-
 func (tp *testPool) sound() error {
 	report, err := tp.Check(context.Background())
 	if err == nil && len(report.Problems) > 0 {
@@ -246,6 +213,10 @@ func (tp *testPool) sound() error {
 }
 
 func (st *state) verifyVolume(p *testPool, name string, v guestVolume) error {
+	may, err := st.verifyHold(p, name, v)
+	if err != nil {
+		return err
+	}
 	dev, err := p.opened(name)
 	if errors.Is(err, ErrNotFound) && v.changing && (v.now == 0 || v.next == 0) {
 		return nil
@@ -258,7 +229,7 @@ func (st *state) verifyVolume(p *testPool, name string, v guestVolume) error {
 		return err
 	}
 	err = fmt.Errorf("%w: volume %s is there and should not be", errWrong, name)
-	for _, id := range []int{v.now, v.next} {
+	for _, id := range may {
 		if id == 0 {
 			continue
 		}

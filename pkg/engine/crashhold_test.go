@@ -224,6 +224,32 @@ func (g *guests) poll(so func() bool) {
 	}
 }
 
+// heldCut keeps a write in place from reaching its blocks until a cut has shut the gates and waits for it. What the snapshot shows from then on, the write or
+// not, it shows after a power cut, too.
+func (g *guests) heldCut(r *rand.Rand) error {
+	return g.pair(r, func(a, _ *slot) error {
+		first := g.pace.armOnce(fsys.OpWrite, ".seg")
+		wrote, taken := make(chan error, 1), make(chan error, 1)
+		go func() { wrote <- g.blocks(a, 0, 8, false) }()
+		wait(first.held)
+		go func() {
+			_, err := g.snapshot(r, a)
+			taken <- err
+		}()
+		g.poll(a.dev.gate.isShut)
+		g.pace.release(first)
+		err := errors.Join(<-wrote, <-taken)
+		g.note(mark{Kind: markHeld})
+		return err
+	})
+}
+
+func (g *gate) isShut() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.opened != nil
+}
+
 // heldSum keeps the read for a snapshot's checksums from returning, while the snapshot is deleted and its volume writes the blocks, which are its own by
 // then. No checksum may be left of them.
 func (g *guests) heldSum(r *rand.Rand) error {

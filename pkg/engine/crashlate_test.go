@@ -71,7 +71,7 @@ func (u unlocked) Open(name string, flags fsys.OpenFlags) (fsys.File, error) {
 func (st *state) goOn(p *testPool, r *rand.Rand) error {
 	for _, name := range sortedKeys(st.w.volumes) {
 		v := st.w.volumes[name]
-		if v.changing {
+		if v.changing || v.hold.by != "" {
 			continue
 		}
 		dev, err := p.opened(name)

@@ -11,7 +11,7 @@ import (
 // manage makes and deletes snapshots, and volumes from them, and rolls volumes back, side by side with the writers.
 func (g *guests) manage(ctx context.Context, r *rand.Rand) error {
 	if err := errors.Join(g.heldCommit(r), g.heldRead(r), g.heldJoin(r), g.heldMove(r), g.heldWrite(r), g.heldSum(r),
-		g.heldCopy(r), g.heldCombined(r)); err != nil {
+		g.heldCopy(r), g.heldCombined(r), g.heldRollback(r), g.heldCut(r), g.crowd(r)); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -26,6 +26,8 @@ func (g *guests) manageOnce(r *rand.Rand) error {
 	extra := g.slots[crashVolumes]
 	name, inc, taken := g.anySnapshot(r)
 	switch n := r.IntN(100); {
+	case n < 2 && limited(g.seed):
+		return g.crowd(r)
 	case n < 4:
 		return g.heldCommit(r)
 	case n < 8:
@@ -45,7 +47,7 @@ func (g *guests) manageOnce(r *rand.Rand) error {
 	case n < 72:
 		return g.deleteSnapshot(name)
 	case n < 78:
-		return g.rollback(name, inc)
+		return g.rollback(r, name, inc)
 	case n < 83 && extra.dev == nil:
 		return g.createVolume(extra, name)
 	case n < 86 && extra.dev != nil:
@@ -176,7 +178,7 @@ func (g *guests) begin(s *slot, from string) mark {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := mark{Kind: markChange, Volume: s.name, Inc: len(g.w.incs) + 1}
-	if from != "" {
+	if m.Snapshot = from; from != "" {
 		m.Stamps = g.w.snapshots[from].stamps
 	}
 	m.Operation = g.noteLocked(m)
@@ -237,7 +239,8 @@ func (g *guests) deleteVolume(s *slot) error {
 	return nil
 }
 
-func (g *guests) rollback(snapshot string, inc int) error {
+// rollback puts a volume back to one of its snapshots; with r, sometimes as its holder does.
+func (g *guests) rollback(r *rand.Rand, snapshot string, inc int) error {
 	g.mu.Lock()
 	volume := g.w.inc(inc).volume
 	g.mu.Unlock()
@@ -249,6 +252,9 @@ func (g *guests) rollback(snapshot string, inc int) error {
 		defer s.mu.Unlock()
 		if err := g.closed(s); err != nil {
 			return err
+		}
+		if r != nil && r.IntN(2) == 0 {
+			return g.rollbackHeld(r, s, snapshot)
 		}
 		m := g.begin(s, snapshot)
 		if _, err := g.RollbackVolume(context.Background(), s.name, snapshot, ""); err != nil {

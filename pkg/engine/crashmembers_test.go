@@ -40,7 +40,8 @@ func (g *guests) changeMember(ctx context.Context, r *rand.Rand, tick <-chan tim
 		return slices.ContainsFunc(infos, func(m MemberInfo) bool { return m.Directory == dir })
 	})
 	if len(unused) > 0 && (len(infos) == 1 || r.IntN(2) == 0) {
-		_, err := g.AddMember(ctx, MemberSpec{Directory: unused[r.IntN(len(unused))], Size: alloc.ChunkBlocks * BlockSize})
+		spec := MemberSpec{Directory: unused[r.IntN(len(unused))], Size: alloc.ChunkBlocks * BlockSize, Share: Share{StopAt: stopAt(g.seed)}}
+		_, err := g.AddMember(ctx, spec)
 		return err
 	}
 	which := fmt.Sprint(infos[r.IntN(len(infos))].Index)

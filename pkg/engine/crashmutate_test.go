@@ -7,7 +7,8 @@ import (
 )
 
 var mutationNames = [mutations]string{
-	mutateRoundFlush: "RoundFlush", mutateCutFlush: "CutFlush", mutateReplayFlush: "ReplayFlush", mutatePublish: "Publish", mutateRing: "Ring",
+	mutateRoundFlush: "RoundFlush", mutateCutFlush: "CutFlush", mutateCutFlushEarly: "CutFlushEarly", mutateReplayFlush: "ReplayFlush",
+	mutatePublish: "Publish", mutateRing: "Ring",
 	mutateJoinRound: "JoinRound", mutateReuseSynced: "ReuseSynced", mutateReusePinned: "ReusePinned", mutateReadPin: "ReadPin", mutateGates: "Gates",
 	mutateRetire: "Retire", mutateJoin: "Join", mutateReserve: "Reserve", mutateNewBlockInParts: "NewBlockInParts",
 	mutateSegmentSync: "SegmentSync", mutateUnsynced: "Unsynced", mutateLocks: "Locks",
@@ -15,8 +16,9 @@ var mutationNames = [mutations]string{
 	mutateSumDrop: "SumDrop", mutateSumVoid: "SumVoid",
 	mutateCopySynced: "CopySynced", mutateCopyPinned: "CopyPinned", mutateCopyPublish: "CopyPublish",
 	mutateFlushOne: "FlushOne", mutateCombine: "Combine",
-	mutateRemoveMoved: "RemoveMoved", mutateRemoveSynced: "RemoveSynced",
-	mutateMetaNamed: "MetaNamed", mutateMetaSynced: "MetaSynced", mutateMetaPause: "MetaPause", mutateMetaSwitch: "MetaSwitch",
+	mutateRemoveMoved: "RemoveMoved", mutateRemoveSynced: "RemoveSynced", mutateDrainRoom: "DrainRoom", mutateGrowthLimit: "GrowthLimit",
+	mutateRollbackHeld: "RollbackHeld",
+	mutateMetaNamed:    "MetaNamed", mutateMetaSynced: "MetaSynced", mutateMetaPause: "MetaPause", mutateMetaSwitch: "MetaSwitch",
 }
 
 // TestCrashFindsMutations breaks one rule at a time: the run, or a cut of it, must show it. A harness that finds nothing proves nothing.

@@ -31,6 +31,8 @@ type guests struct {
 	seed  uint64
 	pace  *pace
 	slots []*slot
+	// neighbour shares the members' file systems.
+	neighbour *crowded
 
 	mu         sync.Mutex // guards what follows
 	w          *world
@@ -54,7 +56,8 @@ func record(seed uint64, o Options) (*recording, error) {
 	_, tape := disk.Record()
 	g := &guests{disk: disk, seed: seed, pace: newPace(seed), w: newWorld()}
 	hold := fsys.Fault(disk, fsys.Rule{When: func(c fsys.Call) bool { g.pace.hold(c); return true }})
-	o.fs, o.bootID = hold, &[16]byte{1}
+	g.neighbour = newCrowded(hold)
+	o.fs, o.bootID = g.neighbour, &[16]byte{1}
 	o.did = func(m mutation) {
 		if m == mutateMetaSynced || m == mutateMetaSwitch { // before the metadata's switch, and after it
 			g.note(mark{Kind: markHeld})
@@ -70,7 +73,7 @@ func record(seed uint64, o Options) (*recording, error) {
 }
 
 func (g *guests) run(o Options) (err error) {
-	pool, err := smallPool(o, crashDirs[:1+g.seed%2]...)
+	pool, err := smallPoolOf(o, stopAt(g.seed), crashDirs[:1+g.seed%2]...)
 	if err != nil {
 		return err
 	}
@@ -119,13 +122,17 @@ func crashDisk() *fsys.Mem {
 
 // smallPool makes a pool below the size that CreatePool allows, of one member or several: so little, when it has grown, that blocks
 // change hands all the time.
-func smallPool(o Options, dirs ...string) (*Pool, error) {
+func smallPool(o Options, dirs ...string) (*Pool, error) { return smallPoolOf(o, 0, dirs...) }
+
+// smallPoolOf is smallPool with a limit of growth.
+func smallPoolOf(o Options, stopAt int, dirs ...string) (*Pool, error) {
 	o = o.withDefaults()
 	var list []opened
 	id := format.NewUUID()
 	for i, dir := range dirs {
 		m, err := member.Create(o.fs, member.Spec{
 			PoolName: "p", PoolID: id, MemberID: format.NewUUID(), Index: uint32(i), Directory: dir, Size: SizeUnit, Created: time.Now(), Metadata: uint64(1 - i),
+			Share: member.Share{StopAt: stopAt},
 		})
 		if err != nil {
 			return nil, errors.Join(err, destroy(list))

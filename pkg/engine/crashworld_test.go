@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -137,6 +138,7 @@ func (c *incarnation) check(from int, bytes []byte, lo, hi []uint32) error {
 type guestVolume struct {
 	now, next int // incarnations
 	changing  bool
+	hold      guestHold
 }
 
 type guestSnapshot struct {
@@ -179,6 +181,8 @@ const (
 	markSnapshotRead
 	markSnapshotDelete
 	markSnapshotDeleted
+	markHold // of a volume, for a holder
+	markHolds
 	markHeld // a hold made to order is in effect, and what it was made for has been done
 )
 
@@ -227,6 +231,8 @@ func (w *world) apply(m mark) {
 			w.incs[i].raise(acked)
 		}
 		delete(w.flushes, m.Operation)
+	case markHold, markHolds:
+		w.changeHold(m)
 	case markChange, markChanged:
 		w.changeVolume(m)
 	default:
@@ -257,14 +263,16 @@ func (w *world) changeVolume(m mark) {
 		if m.Inc > len(w.incs) {
 			w.incs = append(w.incs, &incarnation{id: m.Inc, volume: m.Volume, base: m.Stamps})
 		}
-		w.volumes[m.Volume] = guestVolume{now: v.now, next: m.Inc, changing: true}
+		v.next, v.changing = m.Inc, true
+		v.hold.to = m.Snapshot
+		w.volumes[m.Volume] = v
 		return
 	}
 	if v.next == 0 {
 		delete(w.volumes, m.Volume)
 		return
 	}
-	w.volumes[m.Volume] = guestVolume{now: v.next}
+	w.volumes[m.Volume] = guestVolume{now: v.next, hold: guestHold{done: cmp.Or(v.hold.by, v.hold.done)}}
 }
 
 func (w *world) changeSnapshot(m mark) {

@@ -51,6 +51,12 @@ func (p *Pool) cut(volumes []*volume, compose func(b *batch, cuts []*cutVolume),
 		promise.undo()
 		return err
 	}
+	if p.breaks(mutateCutFlushEarly) {
+		if err := p.flushMembers(); err != nil {
+			promise.undo()
+			return err
+		}
+	}
 	open, err := p.shutGates(volumes)
 	defer open()
 	if err == nil {

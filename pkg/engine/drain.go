@@ -50,9 +50,6 @@ func (p *Pool) setDraining(which string, drain bool) error {
 	next := *m
 	if next.rec.State = format.MemberInUse; drain {
 		next.rec.State = format.MemberDraining
-		if err := p.mayDrain(t, m); err != nil {
-			return err
-		}
 	}
 	if next.rec.State == m.rec.State {
 		return nil
@@ -60,8 +57,10 @@ func (p *Pool) setDraining(which string, drain bool) error {
 	// What is committed as drained, or not, is what the next opening does. While the allocator keeps away from a member whose record says that it is in
 	// use, nothing is amiss; so it does first, and what thick volumes were promised there is set aside elsewhere.
 	if drain {
-		p.alloc.CloseLane(m.lane)
-		err = p.backPromises()
+		if err := p.mayDrain(t, m); err != nil {
+			return err
+		}
+		err = p.leave(m)
 	}
 	if err == nil {
 		err = p.putMember(&next)
@@ -83,10 +82,14 @@ func (p *Pool) mayDrain(t *memberTable, m *poolMember) error {
 		return m.missingError()
 	}
 	room, others := -p.alloc.Promised(), 0
-	for _, other := range t.inUse() {
-		if other.index != m.index {
+	for _, other := range t.list {
+		switch {
+		case other.index == m.index || other.dev == nil:
+		case other.rec.State == format.MemberInUse:
 			others++
 			room += other.chunks()*alloc.ChunkBlocks - int64(p.usedOn(t, other))
+		default: // what is left there must go somewhere, too
+			room -= int64(p.usedOn(t, other))
 		}
 	}
 	used := int64(p.usedOn(t, m))
@@ -271,29 +274,44 @@ func (d *drainer) move(at format.RunPage, list []runs.Entry) error {
 		if !d.limit.wait(d.p.stop, nil, e.Len()*BlockSize) {
 			return errStopped
 		}
-		if err := d.p.failure(); err != nil {
-			return err
-		}
-		moved, bad, err := d.p.relocateAround(relocation{family: at.Family, page: at.Page, list: []runs.Entry{e}, count: &d.count,
-			where: func(n int) (uint64, int, error) {
-				prefer := alloc.Written
-				if n >= largeWrite {
-					prefer = alloc.Reserved
-				}
-				place, got, err := d.p.alloc.Alloc(owner, n, prefer)
-				d.p.preparing.wake(d.p, prefer)
-				return place, got, err
-			},
-		})
-		if err != nil {
-			return fmt.Errorf("move family %d page %d: %w", at.Family, at.Page, err)
-		}
-		d.moved += moved
-		if len(bad) > 0 {
-			d.bad = append(d.bad, unmoved{at.Family, at.Page, bad})
+		for off := e.Off(); off < e.End(); {
+			if err := d.p.failure(); err != nil {
+				return err
+			}
+			n, err := d.moveRun(owner, at, e.Sub(off, e.End()))
+			if err != nil {
+				return fmt.Errorf("move family %d page %d: %w", at.Family, at.Page, err)
+			}
+			off += n
 		}
 	}
 	return nil
+}
+
+// moveRun relocates a run, or so many blocks from its beginning as there is space for, and says how many. The copies are promised first: they may take what
+// is held back for what they move, and nothing that thick volumes need.
+func (d *drainer) moveRun(owner uint64, at format.RunPage, e runs.Entry) (int, error) {
+	n := int(d.p.alloc.PromiseMoved(owner, int64(e.Len())))
+	if n == 0 {
+		d.p.preparing.kick()
+		return 0, alloc.ErrNone
+	}
+	defer d.p.alloc.DropPromise(owner)
+	r := relocation{family: at.Family, page: at.Page, list: []runs.Entry{e.Sub(e.Off(), e.Off()+n)}, count: &d.count}
+	r.where = func(n int) (uint64, int, error) {
+		prefer := alloc.Written
+		if n >= largeWrite {
+			prefer = alloc.Reserved
+		}
+		place, got, err := d.p.alloc.Alloc(owner, n, prefer)
+		d.p.preparing.wake(d.p, prefer)
+		return place, got, err
+	}
+	moved, bad, err := d.p.relocateAround(r)
+	if d.moved += moved; len(bad) > 0 {
+		d.bad = append(d.bad, unmoved{at.Family, at.Page, bad})
+	}
+	return n, err
 }
 
 // RemoveMember takes a member that was drained out of the pool, and removes its files.

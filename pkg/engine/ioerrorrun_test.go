@@ -170,7 +170,7 @@ func (x *ioRun) script() {
 	x.traffic(a)
 	x.step("roll back", func() error {
 		if s, ok := x.w.snapshots[first]; ok && s.stamps != nil && a.dev != nil {
-			return x.rollback(first, s.inc)
+			return x.rollback(nil, first, s.inc)
 		}
 		return nil
 	})

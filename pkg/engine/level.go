@@ -42,7 +42,7 @@ type spaceLeft struct {
 func (p *Pool) spaceLeft() spaceLeft {
 	const chunkBytes = alloc.ChunkBlocks * BlockSize
 	free, held, _ := p.alloc.Free()
-	s := spaceLeft{bytes: (free + held - p.alloc.Promised()) * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
+	s := spaceLeft{bytes: (free + held - p.alloc.SetAside()) * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
 	for _, m := range p.members.table.Load().inUse() {
 		more := max(m.chunks()-p.alloc.SpaceIn(m.lane), 0) * chunkBytes
 		// Where the file system does not answer, what the member's size allows is the best guess.

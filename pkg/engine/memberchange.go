@@ -162,6 +162,9 @@ func (p *Pool) meetAgain(m *poolMember, found opened) error {
 	back := *m
 	back.join(found)
 	err := p.refusal()
+	if err == nil && found.Unfinished() { // it was missing since the pool was made
+		err = found.Finish()
+	}
 	if err == nil {
 		err = p.tellAgain(&back)
 	}

@@ -33,7 +33,7 @@ func createMembers(spec PoolSpec, o Options) (list []opened, err error) {
 	for i, s := range spec.members() {
 		ms := member.Spec{
 			PoolName: spec.Name, PoolID: pool, MemberID: format.NewUUID(), Index: uint32(i), Directory: s.Directory, Device: s.Device, Wipe: s.Wipe,
-			Size: s.Size, Share: member.Share(s.Share), MinSize: MinPoolSize, Node: spec.Node, Created: time.Now(), MountDir: o.MountDir,
+			Size: s.Size, Share: member.Share(s.Share), MinSize: MinPoolSize, Node: spec.Node, Created: time.Now(), MountDir: o.MountDir, Unfinished: true,
 		}
 		if i == 0 {
 			ms.Metadata = 1
@@ -148,6 +148,28 @@ func findMetadata(list []opened) (at opened, err error) {
 			ErrMemberMissing, first.PoolName, at.path, sb.MovingTo)
 	}
 	return at, nil
+}
+
+// exists refuses a pool whose making was interrupted before anything was promised.
+func exists(meta opened) error {
+	if !meta.Unfinished() {
+		return nil
+	}
+	return fmt.Errorf("%w: the making of pool %q at %s was interrupted, and nothing is in it; create it again", ErrNotFound, meta.Superblock().PoolName, meta.path)
+}
+
+// finishMembers has the superblocks say that the pool exists: that of the metadata's member first, which is the one that is asked.
+func (p *Pool) finishMembers() error {
+	t := p.members.table.Load()
+	for _, m := range append([]*poolMember{t.meta}, t.list...) {
+		if m.dev == nil || !m.dev.Unfinished() {
+			continue
+		}
+		if err := m.dev.Finish(); err != nil {
+			return fmt.Errorf("finish member %v: %w", m, memberError(err))
+		}
+	}
+	return nil
 }
 
 func pathsOf(list []opened) (text string) {

@@ -167,7 +167,7 @@ func (c *moveCommit) one(b *batch, m *move, of func(gen uint64) (*genRuns, error
 	}
 	h.now = runs.Insert(h.now, runs.Data(off, n, m.run.Place(), line.top))
 	b.use(line.layer, int64(n), 0)
-	c.p.alloc.Return(m.heir.entry.id, -int64(n)) // its head owns what it may have needed; the copy was nobody's promise
+	c.p.alloc.Got(m.heir.entry.id, extent{Place: m.run.Place(), N: n}) // the copy was nobody's promise
 	return b.touch(line.layer, line.top, m.page)
 }
 

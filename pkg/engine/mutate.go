@@ -8,6 +8,7 @@ const (
 	mutateNothing         mutation = iota
 	mutateRoundFlush               // a round commits runs without a member flush
 	mutateCutFlush                 // a cut does
+	mutateCutFlushEarly            // a cut flushes the members before its gates are shut
 	mutateReplayFlush              // the open sequence does
 	mutatePublish                  // a run is published before its data is written
 	mutateRing                     // a write is acknowledged without its entry in the ring
@@ -38,8 +39,12 @@ const (
 	mutateRemoveMoved              // a member is taken out, and its segments' records with it, before its blocks were moved
 	mutateRemoveSynced             // a removed member's files go before the record that it was removed is durable
 	mutateMetaSwitch               // the metadata's old place is given up before the new superblock is durable
+	mutateDrainRoom                // what thick volumes have on a member that is being drained is not held back on the others
+	mutateGrowthLimit              // space is taken though the file system is used beyond the limit of growth
+	mutateRollbackHeld             // a volume says that its holder has rolled it back, and lets it go, before it is rolled back
 	mutateCombine                  // writes that share a request are acknowledged before it has ended
-	mutations
+	mutations                      // those that TestCrashFindsMutations breaks
+	mutateFinish                   // a new pool's superblocks say that it is finished before its record is durable: TestInterruptedCreate breaks it
 )
 
 // did tells a test that a rule's step is taken.

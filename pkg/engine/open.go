@@ -62,6 +62,11 @@ func (o Options) withDefaults() Options {
 }
 
 // CreatePool makes a pool and opens it.
+//
+// Promise: when it returns the pool exists, whole; interrupted before that, it exists whole or not at all, and what is left is in nobody's way. Kept by these
+// steps, each durable before the next: the members' superblocks, which say that the pool is unfinished; the store's first commit, with the pool's record and
+// the members'; the superblock of the metadata's member without that word, from which on the pool exists; those of the others. Before the third, OpenPool
+// finds no pool there, and CreatePool takes the places again. After it, OpenPool does what is left of the fourth before anything is put on those members.
 func CreatePool(ctx context.Context, spec PoolSpec, o Options) (*Pool, error) {
 	o = o.withDefaults()
 	if err := checkPoolSpec(spec); err != nil {
@@ -174,6 +179,11 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	if err != nil {
 		return nil, err
 	}
+	if fresh == nil {
+		if err := exists(meta); err != nil {
+			return nil, err
+		}
+	}
 	p.identity = meta.Superblock()
 	if o.Observer != nil {
 		p.figures = o.Observer.Figures(p.name())
@@ -230,7 +240,13 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	if entries, err = p.withoutMissing(entries); err != nil {
 		return nil, err
 	}
-	if err := p.beginEpoch(rec); err != nil {
+	if fresh != nil && p.breaks(mutateFinish) {
+		err = p.finishMembers()
+	}
+	if err := errors.Join(err, p.beginEpoch(rec)); err != nil {
+		return nil, err
+	}
+	if err := p.finishMembers(); err != nil {
 		return nil, err
 	}
 	if err := p.replay(entries, rec.RingSeq); err != nil {

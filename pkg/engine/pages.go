@@ -248,7 +248,7 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 				p.mu.Lock()
 				p.abandoned = append(p.abandoned, extent{Place: old.Place(), N: old.Len()})
 				p.mu.Unlock()
-				v.pool.alloc.Return(v.entry.id, int64(old.Len()))
+				v.pool.alloc.Lost(v.entry.id, extent{Place: old.Place(), N: old.Len()})
 			}
 			e = e.Replacing()
 		}

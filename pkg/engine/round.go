@@ -137,6 +137,9 @@ func (p *Pool) beginCommit(extra func(b *batch) error, durable func()) (wait fun
 	if extra != nil {
 		rule = mutateCutFlush
 	}
+	if extra != nil && p.breaks(mutateCutFlushEarly) {
+		rule = mutateCutFlushEarly
+	}
 	began := time.Now()
 	sealed := p.pages.sealAll()
 	if err := p.flushMember(rule); err != nil {
@@ -263,7 +266,7 @@ func (c *roundCommit) page(b *batch, pp *pendingPage) error {
 		return err
 	}
 	b.committed = append(b.committed, res.taken...)
-	c.p.alloc.Return(pp.v.entry.id, blocksIn(res.freed))
+	c.p.alloc.Lost(pp.v.entry.id, res.freed...)
 	if err := c.p.alloc.Hold(res.freed); err != nil {
 		return err
 	}

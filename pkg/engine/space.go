@@ -60,13 +60,13 @@ func (p *Pool) reserveSpare() (err error) {
 	return err
 }
 
-// reserveOn reserves a member's share, one of so many, beyond what is promised, and tells whether there is so much.
+// reserveOn reserves a member's share, one of so many, beyond what is set aside, and tells whether there is so much.
 func (p *Pool) reserveOn(m *poolMember, share, lanes int64) (enough bool, err error) {
 	free := func() int64 {
 		if p.store.filledPolicy {
 			return p.alloc.Ready(alloc.Reserved)
 		}
-		return p.alloc.ReadyIn(m.lane, alloc.Reserved) - p.alloc.Promised()/lanes
+		return p.alloc.ReadyIn(m.lane, alloc.Reserved) - p.alloc.SetAside()/lanes
 	}
 	for free() < share && !p.stopping() {
 		more, err := p.reserve(m)
@@ -96,7 +96,7 @@ func (p *Pool) reserve(m *poolMember) (more bool, err error) {
 		}
 		p.event("the file system has room again; the metadata's reserve is restored")
 	}
-	if m.dev.Superblock().StopAt > 0 {
+	if m.dev.Superblock().StopAt > 0 && !p.breaks(mutateGrowthLimit) {
 		room, err := m.dev.Room()
 		if err != nil {
 			return false, err
@@ -136,9 +136,12 @@ func (p *Pool) reserve(m *poolMember) (more bool, err error) {
 	return err == nil, err
 }
 
-// reserveMore reserves chunks for somebody to whom they are to be promised, on any member in use.
-func (p *Pool) reserveMore() (more bool, err error) {
+// reserveMore reserves chunks for somebody to whom they are to be promised, on any member in use but one that is about to be drained; nil: none is.
+func (p *Pool) reserveMore(leaving *poolMember) (more bool, err error) {
 	for _, m := range p.poorestFirst(alloc.Reserved) {
+		if leaving != nil && m.index == leaving.index {
+			continue
+		}
 		more, merr := p.reserve(m)
 		if more || errors.Is(merr, member.ErrFlush) {
 			return more, merr

@@ -130,7 +130,7 @@ func (p *Pool) noSpace() error {
 		}
 		return fmt.Errorf("%w: the file system under pool %q is full: free space in %s", ErrNoSpace, p.name(), p.members.table.Load().inUseDirs())
 	}
-	if n := p.alloc.Promised(); n > 0 {
+	if n := p.alloc.SetAside(); n > 0 {
 		return fmt.Errorf("%w: pool %q is full (%d MiB are set aside for thick volumes); delete snapshots or volumes, or grow it", ErrNoSpace, p.name(),
 			n*BlockSize>>20)
 	}

@@ -33,6 +33,9 @@ const (
 //
 // Promises are not stored: they follow from sizes and counts when the pool is opened. A promise is backed by chunks that have their space, durably,
 // before the record of the volume is committed; giving space back to the file system leaves that much alone.
+//
+// While a member is drained, what becomes free there is handed to nobody. What a head owns there and gives up is promised to it all the same, so the other
+// members hold it back from the moment on at which nothing more is handed out there (Pool.leave, alloc/promise.go).
 
 // blocksOf is how many blocks a volume of so many bytes has.
 func blocksOf(size uint64) int64 { return int64(size / BlockSize) }
@@ -66,12 +69,15 @@ func (p *Pool) promise(volume uint64, n int64) error {
 			return fmt.Errorf("%w: %d MiB are to be set aside in pool %q, which has %v: delete snapshots or volumes, grow it, or make the volume thin",
 				ErrNoSpace, (n*BlockSize+1<<20-1)>>20, p.name(), left)
 		}
-		more, err := p.reserveMore()
+		more, err := p.reserveMore(nil)
 		if errors.Is(err, member.ErrFlush) {
 			p.fail(err)
 			return p.failure()
 		}
 		if err == nil && !more {
+			if p.alloc.Promise(volume, n) { // the preparer got the last of it meanwhile
+				return nil
+			}
 			err = errors.New("it has none left to prepare") // the blocks are held, and free in a moment
 		}
 		if err != nil {
@@ -80,17 +86,50 @@ func (p *Pool) promise(volume uint64, n int64) error {
 	}
 }
 
-// backPromises gives the promises there are the space that they lack since a member's blocks are not handed out any more.
-func (p *Pool) backPromises() error {
+// leave ends the handing out of a member's blocks, which are to be moved to the others, or says why the others cannot take it.
+//
+// Promise "a thick volume's write never lacks space", in this order: at one moment close the member's lane and count what thick volumes' heads were given
+// there into what the others hold back, so that nobody takes it from then on - give that its space on the others, each step durable (space.go) - only
+// then commit that the member is being drained (the caller). A power cut before that finds the member in use. After it, the next opening closes
+// the lane and counts again (loadPromises), and the others have as much as is asked of them: blocks that were given out there and whose run the
+// cut undid are promised again and no longer counted as lying there, one for one, and a discard which it undid the other way round. So no round need be
+// flushed in between. What that opening counts may be more, for it takes all of a head, wherever it lies, as far as the member holds so much:
+// that keeps others from space, and no thick volume.
+func (p *Pool) leave(m *poolMember) error {
+	if p.breaks(mutateDrainRoom) {
+		p.alloc.CloseLane(m.lane)
+	} else {
+		p.alloc.LeaveLane(m.lane, p.thickSizes())
+	}
+	return p.backPromises(m)
+}
+
+// thickSizes is what the thick volumes were promised in all, by their ids. Under ops, which keeps cuts, growth and the ends of joins away: what a head has
+// is what its volume's size is more than its promise.
+func (p *Pool) thickSizes() map[uint64]int64 {
+	sizes := map[uint64]int64{}
+	for _, v := range p.catalogue.volumes {
+		if v.rec.Thick {
+			sizes[v.id] = blocksOf(v.rec.Size)
+		}
+	}
+	return sizes
+}
+
+// backPromises gives the promises there are the space that they lack since blocks of a member are not handed out any more.
+func (p *Pool) backPromises(leaving *poolMember) error {
 	for {
 		lack := -p.alloc.Unpromised()
 		if lack <= 0 {
 			return nil
 		}
-		more, err := p.reserveMore()
+		more, err := p.reserveMore(leaving)
 		if errors.Is(err, member.ErrFlush) {
 			p.fail(err)
 			return p.failure()
+		}
+		if err == nil && !more && p.alloc.Unpromised() >= 0 {
+			return nil // the preparer got the last of it meanwhile
 		}
 		if err != nil || !more {
 			return errors.Join(fmt.Errorf("%w: thick volumes need %d MiB more on the other members; add a member, or grow one", ErrNoSpace,
@@ -182,7 +221,7 @@ func (p *Pool) passEnded(l *layer) {
 	if v == nil || !v.rec.Thick || p.joining(l.id) {
 		return
 	}
-	p.alloc.Return(v.id, -v.gain)
+	p.alloc.GotSome(v.id, v.gain)
 	v.gain = 0
 }
 
@@ -210,6 +249,11 @@ func (p *Pool) loadPromises() {
 		}
 		p.alloc.SetPromise(v.id, need)
 	}
+	for _, m := range p.members.table.Load().list {
+		if m.rec.State == format.MemberDraining && !p.breaks(mutateDrainRoom) {
+			p.alloc.LeaveLane(m.lane, p.thickSizes())
+		}
+	}
 }
 
 func blocksIn(list []extent) (n int64) {
@@ -221,6 +265,6 @@ func blocksIn(list []extent) (n int64) {
 
 // unwritten gives blocks back that a write was given and did not use.
 func (p *Pool) unwritten(v *volume, list []extent) {
-	p.alloc.Return(v.id, blocksIn(list))
+	p.alloc.Lost(v.id, list...)
 	p.alloc.Undo(list...)
 }

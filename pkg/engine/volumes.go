@@ -454,6 +454,11 @@ func (p *Pool) RollbackVolume(ctx context.Context, name, snapshotName, holder st
 		if err := setLabels(&rec, rolled(holder, snapshotName, time.Now())); err != nil {
 			return VolumeInfo{}, fmt.Errorf("roll back volume %q: %w", name, err)
 		}
+		if p.breaks(mutateRollbackHeld) {
+			if _, err := p.commitChange(v, func(early *format.Volume) error { early.Labels = rec.Labels; return nil }, nil); err != nil {
+				return VolumeInfo{}, err
+			}
+		}
 	}
 	var r *retirement
 	err = p.store.commitOne(func(b *batch) {

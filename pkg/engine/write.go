@@ -205,7 +205,7 @@ func (w *partWrite) run(first, end int) error {
 		if len(w.news) > 0 {
 			p.ring.Release(len(w.news))
 			for _, e := range w.news {
-				p.alloc.Return(w.v.entry.id, int64(e.Len())) // it needs others
+				p.alloc.Lost(w.v.entry.id, extent{Place: e.Place(), N: e.Len()}) // it needs others
 			}
 			p.event("data write went wrong; its new blocks are set aside until the pool is opened again", "volume", w.v.Name(), "error", err)
 		}

@@ -13,7 +13,7 @@
 // PutBack as Written); and TakeBack, after which it is nothing again.
 //
 // Segments lie in lanes, one for each member. Volumes are striped over the open lanes, chunk by chunk, or fill one after the other. Of a closed lane
-// nothing is handed out, taken or counted as free; what becomes free there stays known.
+// nothing is handed out, taken or counted as free; what becomes free there stays known. One that is left is closed because its blocks are being moved.
 //
 // Life of a block: Alloc; then Undo (its run was never published), or Committed (its run is in a batch that was applied). Later Hold (before the batch
 // that removes its run is applied); then Release (that batch's sync has returned and every pin older than that has ended).
@@ -150,8 +150,10 @@ type Allocator struct {
 	pending  int64
 	held     int64
 	taken    int64 // free blocks of chunks that are taken; not in free
-	promises map[uint64]int64
-	promised int64         // the sum of those above zero
+	promises map[uint64]promise
+	promised int64         // the sum of what is left of them, of those above zero
+	away     int64         // the same of what is away
+	left     int           // lanes that are left
 	freed    chan struct{} // closed when blocks become free
 }
 
@@ -159,7 +161,7 @@ type Allocator struct {
 func New(store Store, segments []Segment, surplus int64) (*Allocator, error) {
 	a := &Allocator{
 		store: store, surplus: surplus, chunks: map[uint32]*chunk{}, current: map[claim]*chunk{}, freed: make(chan struct{}),
-		promises: map[uint64]int64{}, lanes: make([]lane, 1), last: map[extentOf]uint32{},
+		promises: map[uint64]promise{}, lanes: make([]lane, 1), last: map[extentOf]uint32{},
 	}
 	for i, s := range segments {
 		a.assign(uint32(i), s.Lane)

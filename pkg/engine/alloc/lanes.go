@@ -14,6 +14,7 @@ type lane struct {
 	spaced int64        // its chunks that have their space
 	coming int64        // held or taken
 	closed bool
+	left   bool // closed, and what lies there is to be moved to the others
 	dry    bool // no more chunks can be added, for now
 }
 
@@ -75,6 +76,10 @@ func (a *Allocator) assign(seg uint32, lane int) {
 func (a *Allocator) CloseLane(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.closeLane(n)
+}
+
+func (a *Allocator) closeLane(n int) {
 	a.addLane(n)
 	if a.lanes[n].closed {
 		return
@@ -92,12 +97,40 @@ func (a *Allocator) CloseLane(n int) {
 	a.tellReady()
 }
 
-// OpenLane undoes CloseLane.
+// LeaveLane is CloseLane for a lane whose blocks are to be moved to the others: from this moment on the others hold back what owners that have a promise
+// may yet lose there. had says what each of those was promised in all: what it was given is that less what it has left.
+func (a *Allocator) LeaveLane(n int, had map[uint64]int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closeLane(n)
+	if !a.lanes[n].left {
+		a.lanes[n].left = true
+		a.left++
+	}
+	for owner, all := range had {
+		if x, ok := a.promises[owner]; ok {
+			x.away = all - x.left
+			a.setPromise(owner, x)
+		}
+	}
+}
+
+// OpenLane undoes both.
 func (a *Allocator) OpenLane(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.lanes[n].closed {
 		return
+	}
+	if a.lanes[n].left {
+		a.lanes[n].left = false
+		if a.left--; a.left == 0 {
+			for owner, x := range a.promises {
+				x.away = 0
+				a.promises[owner] = x
+			}
+			a.away = 0
+		}
 	}
 	a.lanes[n].closed = false
 	a.roomy += a.lanes[n].roomy
@@ -215,10 +248,10 @@ func (a *Allocator) tellReady() {
 	}
 }
 
-// tellReadyOf leaves out what is promised: of Reserved blocks, for they make up for Written ones.
+// tellReadyOf leaves out what is set aside: of Reserved blocks, for they make up for Written ones.
 func (a *Allocator) tellReadyOf(kind Kind, n int64) {
 	if kind == Reserved {
-		n -= a.promised
+		n -= a.setAside()
 	}
 	a.ready[kind].Store(n)
 }

@@ -30,7 +30,10 @@ const superblockMagic = "ROWANSB\x00"
 // Features that this version knows. Whoever does not know an incompatible one must not open the pool at all; whoever does not know a compatible one
 // may use the pool, and clears the flag when writing the superblock again.
 const (
-	KnownIncompatible uint64 = 0
+	// Unfinished: the pool is being made. Nothing was promised of what the member holds, so whoever makes a pool here takes its place.
+	Unfinished uint64 = 1 << 0
+
+	KnownIncompatible        = Unfinished
 	KnownCompatible   uint64 = 0
 )
 

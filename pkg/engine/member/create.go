@@ -20,6 +20,7 @@ type Spec struct {
 	PoolID, MemberID format.UUID
 	Index            uint32
 	Metadata         uint64 // number of the metadata that will be here; 0: none
+	Unfinished       bool   // until Finish the member is nobody's: a later Create takes its place
 	Directory        string // made if missing
 	Device           string // a blank block device
 	Wipe             bool   // Device only: destroy what is on it
@@ -98,7 +99,7 @@ func createFolder(fsy fsys.FS, spec Spec) (*Member, error) {
 		return nil, err
 	}
 	if have == dir {
-		if err := checkEmpty(fsy, dir); err != nil {
+		if _, err := checkEmpty(fsy, dir); err != nil {
 			return nil, err
 		}
 	}
@@ -128,28 +129,31 @@ func checkFileSystem(u fsys.Usage) error {
 	return checkBarriers(u.Device)
 }
 
-// checkEmpty refuses a folder that holds a pool or anything else. What an interrupted Create left is taken: it made the superblock last.
-func checkEmpty(fsy fsys.FS, dir string) error {
+// checkEmpty refuses a folder that holds a pool or anything else. What an interrupted Create left is taken: it made the superblock last, and that may say
+// that the pool was not finished: then left is true.
+func checkEmpty(fsy fsys.FS, dir string) (left bool, err error) {
 	switch sb, err := readSuperblock(fsy, dir); {
+	case err == nil && unfinished(sb):
+		return true, nil
 	case err == nil || errors.Is(err, ErrIncompatible):
-		return fmt.Errorf("%w: it holds pool %q (id %v); open that one, or choose another folder", ErrForeign, sb.PoolName, sb.PoolID)
+		return false, fmt.Errorf("%w: it holds pool %q (id %v); open that one, or choose another folder", ErrForeign, sb.PoolName, sb.PoolID)
 	case !errors.Is(err, ErrNotFound):
-		return fmt.Errorf("%w: it holds a pool whose superblock cannot be read: %w; restore it, or choose another folder", ErrForeign, err)
+		return false, fmt.Errorf("%w: it holds a pool whose superblock cannot be read: %w; restore it, or choose another folder", ErrForeign, err)
 	}
 	names, err := fsy.ReadDir(dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	names = slices.DeleteFunc(names, func(n string) bool {
 		return slices.Contains([]string{"lost+found", superblockTemp, segmentsName, flushName, ballastName}, n)
 	})
 	if len(names) > 0 {
-		return fmt.Errorf("%w: it holds %s; choose an empty folder", ErrNotEmpty, some(names))
+		return false, fmt.Errorf("%w: it holds %s; choose an empty folder", ErrNotEmpty, some(names))
 	}
 	if names, err = fsy.ReadDir(filepath.Join(dir, segmentsName)); err == nil && len(names) > 0 {
-		return fmt.Errorf("%w: it holds segments (%s) without a superblock: a pool that lost it? Choose another folder", ErrNotEmpty, some(names))
+		return false, fmt.Errorf("%w: it holds segments (%s) without a superblock: a pool that lost it? Choose another folder", ErrNotEmpty, some(names))
 	}
-	return nil
+	return false, nil
 }
 
 // some names a few of many.
@@ -201,7 +205,11 @@ func fill(fsy fsys.FS, dir, have string, spec Spec) (m *Member, err error) {
 			err = errors.Join(err, flush.Close())
 		}
 	}()
-	if err := checkEmpty(fsy, dir); err != nil {
+	left, err := checkEmpty(fsy, dir)
+	if err == nil && left {
+		err = removeUnfinished(fsy, dir)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := checkSector(m.align); err != nil {
@@ -213,6 +221,9 @@ func fill(fsy fsys.FS, dir, have string, spec Spec) (m *Member, err error) {
 	m.sb = format.Superblock{
 		PoolID: spec.PoolID, MemberID: spec.MemberID, MemberIndex: spec.Index, PoolName: spec.PoolName, Size: spec.Size, StopAt: spec.Share.StopAt, SectorSize: m.align,
 		Created: spec.Created.UTC(), Device: spec.Device, Node: spec.Node, Metadata: spec.Metadata,
+	}
+	if spec.Unfinished {
+		m.sb.Incompatible |= format.Unfinished
 	}
 	if spec.Metadata != 0 {
 		if err := m.RestoreBallast(); err != nil {
@@ -228,13 +239,33 @@ func fill(fsy fsys.FS, dir, have string, spec Spec) (m *Member, err error) {
 	return m, writeSuperblock(fsy, dir, m.sb)
 }
 
+// unfinished: no pool was promised to be here.
+func unfinished(sb format.Superblock) bool { return sb.Incompatible&format.Unfinished != 0 }
+
+// removeUnfinished removes what an unfinished member holds, under its lock. Its superblock stays until the next one is written over it: without one, the
+// rest could be a pool's that lost it. What is removed is durably so before a new superblock is, with the folder's sync.
+func removeUnfinished(fsy fsys.FS, dir string) error {
+	segments := filepath.Join(dir, segmentsName)
+	for _, name := range []string{filepath.Join(dir, metaName), filepath.Join(dir, metaAheadName), segments} {
+		if err := fsy.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	return fsy.MkdirAll(segments)
+}
+
 // unfill removes what fill made, as far as it can: a later Create takes what is left. A folder that another process holds or has finished in the
 // meantime is left alone.
 func unfill(fsy fsys.FS, dir, have string, cause error) {
 	if errors.Is(cause, ErrLocked) || errors.Is(cause, ErrForeign) || errors.Is(cause, ErrNotEmpty) {
 		return
 	}
-	for _, name := range []string{superblockName, superblockTemp, ballastName, segmentsName, flushName} {
+	sb, err := readSuperblock(fsy, dir)
+	names := []string{superblockName, superblockTemp, ballastName, segmentsName, flushName}
+	if err == nil && unfinished(sb) {
+		names = append(names[1:], superblockName) // it says of the others that they are nobody's
+	}
+	for _, name := range names {
 		_ = fsy.RemoveAll(filepath.Join(dir, name))
 	}
 	for _, d := range upTo(dir, have) {

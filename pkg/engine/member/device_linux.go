@@ -27,7 +27,12 @@ func createDevice(fsy fsys.FS, spec Spec) (*Member, error) {
 	if err := checkName(spec.PoolName); err != nil {
 		return nil, err
 	}
-	device, _, err := resolve(spec.Device)
+	device, number, err := resolve(spec.Device)
+	if err != nil {
+		return nil, err
+	}
+	point := filepath.Join(spec.MountDir, mountName(spec.PoolName, spec.Index))
+	left, err := leftOn(fsy, device, number, point)
 	if err != nil {
 		return nil, err
 	}
@@ -41,11 +46,10 @@ func createDevice(fsy fsys.FS, spec Spec) (*Member, error) {
 	if _, err := spec.sizeIn(fsys.Usage{Total: size, Available: size}); err != nil {
 		return nil, err // sooner than mkfs
 	}
-	point := filepath.Join(spec.MountDir, mountName(spec.PoolName, spec.Index))
 	if err := checkPoint(point); err != nil {
 		return nil, err
 	}
-	if err := makeBlank(device, spec.Wipe); err != nil {
+	if err := makeBlank(device, spec.Wipe || left); err != nil {
 		return nil, err
 	}
 	if err := makeXFS(device); err != nil {
@@ -56,6 +60,46 @@ func createDevice(fsy fsys.FS, spec Spec) (*Member, error) {
 		return nil, errors.Join(err, wipe(device)) // it was blank, or its owner gave it up
 	}
 	return m, nil
+}
+
+// leftOn tells whether all that a device holds is what an interrupted Create left: the file system that makeXFS makes, with nothing in it or an unfinished
+// member. It may be mounted still, and only at point: if nobody uses that mount, it is unmounted.
+func leftOn(fsy fsys.FS, device string, number uint64, point string) (bool, error) {
+	table, err := mountTable()
+	if err != nil {
+		return false, err
+	}
+	mounts := slices.DeleteFunc(table, func(e mountEntry) bool { return e.device != number })
+	found, err := signature(device)
+	if err != nil || found.get("TYPE") != "xfs" || found.get("LABEL") != xfsLabel || len(mounts) > 1 {
+		return false, err
+	}
+	m := mount{device: device, point: point, ours: true}
+	if len(mounts) == 0 {
+		m.point = probePoint(filepath.Dir(point), number)
+		if err := mountAt(fsy, device, m.point); err != nil {
+			return false, nil // not ours to judge: the caller refuses what is not blank
+		}
+	} else if mounts[0].point != point {
+		return false, nil
+	}
+	left := holdsNothing(fsy, m.point)
+	if len(mounts) > 0 && !left {
+		return false, nil
+	}
+	return left, m.unmount()
+}
+
+// holdsNothing: the file system mounted there holds at most an unfinished member.
+func holdsNothing(fsy fsys.FS, point string) bool {
+	names, err := fsy.ReadDir(point)
+	if err != nil || len(names) > 1 || len(names) == 1 && names[0] != folderOnDevice {
+		return false
+	}
+	if len(names) == 1 {
+		_, err = checkEmpty(fsy, filepath.Join(point, folderOnDevice))
+	}
+	return err == nil
 }
 
 func createMounted(fsy fsys.FS, spec Spec, device, point string) (*Member, error) {
@@ -186,11 +230,14 @@ func signature(device string) (tags, error) {
 	return found, nil
 }
 
+// xfsLabel is the label of file systems that makeXFS makes.
+const xfsLabel = "rowan"
+
 // makeXFS makes the file system. It has no shared extents (reflink), which a pool does not use and pays for with larger transactions, and nothing that
 // kernel 5.10 cannot mount: mkfs and kernel are of different ages where the engine runs in a container. The sector size is left to mkfs, which takes
 // the device's physical one.
 func makeXFS(device string) error {
-	args := []string{"-q", "-L", "rowan", "-m", "crc=1,finobt=1,reflink=0,rmapbt=0"}
+	args := []string{"-q", "-L", xfsLabel, "-m", "crc=1,finobt=1,reflink=0,rmapbt=0"}
 	version, _, err := run(device, "mkfs.xfs", "xfsprogs", "-V")
 	if err != nil {
 		return err

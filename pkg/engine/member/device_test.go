@@ -100,6 +100,42 @@ func TestDeviceNotBlank(t *testing.T) {
 	}
 }
 
+// What an interrupted Create left on a device is taken, mounted or not, from the file system on; what could be anything else is not.
+func TestUnfinishedDevice(t *testing.T) {
+	device := loopDevice(t, 1<<30)
+	spec := deviceSpec(t, device)
+	spec.Unfinished = true
+	point := filepath.Join(spec.MountDir, "fast")
+
+	must(t, makeXFS(device))
+	m := mustCreate(t, fsys.OS(), spec)
+	must(t, m.Close())
+	if mountedAt(t, point) {
+		t.Fatal("closed, and still mounted")
+	}
+	m = mustCreate(t, fsys.OS(), spec)
+	must(t, m.closeFiles()) // the process died
+	m.closed = true
+	m = mustCreate(t, fsys.OS(), spec)
+	must(t, m.Finish())
+	must(t, m.Close())
+	wantRefusal(t, create(spec), ErrNotBlank, "xfs", "wiped")
+
+	must(t, mountAt(fsys.OS(), device, point))
+	must(t, os.RemoveAll(filepath.Join(point, folderOnDevice)))
+	must(t, os.WriteFile(filepath.Join(point, "photo.jpg"), []byte("x"), 0o600))
+	wantRefusal(t, create(spec), ErrInUse, point)
+	must(t, unix.Unmount(point, 0))
+	wantRefusal(t, create(spec), ErrNotBlank, "wiped")
+	must(t, mountAt(fsys.OS(), device, point))
+	must(t, os.Remove(filepath.Join(point, "photo.jpg")))
+	used, err := os.Open(point)
+	must(t, err)
+	wantRefusal(t, create(spec), unix.EBUSY, "fuser")
+	must(t, used.Close())
+	must(t, mustCreate(t, fsys.OS(), spec).Close())
+}
+
 // A failed Create leaves a blank device blank, and nothing mounted.
 func TestDeviceStaysBlank(t *testing.T) {
 	device := loopDevice(t, 1<<30)

@@ -133,6 +133,14 @@ func (m *Member) SetMetadata(number uint64, movingTo format.UUID) error {
 	return m.update(func(sb *format.Superblock) { sb.Metadata, sb.MovingTo = number, movingTo })
 }
 
+// Unfinished: the member is nobody's until Finish.
+func (m *Member) Unfinished() bool { return unfinished(m.Superblock()) }
+
+// Finish records, durably, that the member is a pool's.
+func (m *Member) Finish() error {
+	return m.update(func(sb *format.Superblock) { sb.Incompatible &^= format.Unfinished })
+}
+
 func (m *Member) update(change func(*format.Superblock)) error {
 	if m.readOnly {
 		return ErrReadOnly
@@ -177,20 +185,24 @@ func (m *Member) closeFiles() error {
 	return errors.Join(err, m.flush.Close())
 }
 
-// Destroy removes the member's files, the superblock first, and closes it. Of a device, the signature is wiped too, so that it is blank again.
+// Destroy removes the member's files and closes it. The superblock goes first, so that what is left is no member; if it says that already, it goes last: a
+// later Create takes what it stands beside. Of a device, the signature is wiped too, so that it is blank again.
 func (m *Member) Destroy() error {
 	if m.readOnly {
 		return ErrReadOnly
 	}
-	err := m.fs.Remove(filepath.Join(m.dir, superblockName))
-	if err == nil {
-		err = m.fs.SyncDir(m.dir)
+	last := m.Unfinished()
+	if !last {
+		if err := m.removeSuperblock(); err != nil {
+			return fmt.Errorf("destroy member: %w", errors.Join(wrap(err), m.Close()))
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("destroy member: %w", errors.Join(wrap(err), m.Close()))
-	}
+	var err error
 	for _, name := range []string{superblockTemp, segmentsName, metaName, metaAheadName, ballastName, flushName} {
 		err = errors.Join(err, m.fs.RemoveAll(filepath.Join(m.dir, name)))
+	}
+	if last && err == nil {
+		err = m.removeSuperblock()
 	}
 	err = errors.Join(err, m.Close())
 	if m.mount != nil && err == nil {
@@ -200,4 +212,12 @@ func (m *Member) Destroy() error {
 		return fmt.Errorf("destroy member: %w", err)
 	}
 	return nil
+}
+
+func (m *Member) removeSuperblock() error {
+	err := m.fs.Remove(filepath.Join(m.dir, superblockName))
+	if err == nil {
+		err = m.fs.SyncDir(m.dir)
+	}
+	return err
 }

@@ -228,6 +228,47 @@ func TestDestroy(t *testing.T) {
 	mustCreate(t, fsys.OS(), testSpec(dir))
 }
 
+// An unfinished member's place can be taken, whatever of it is left; a finished one's cannot.
+func TestUnfinished(t *testing.T) {
+	dir := tempMember(t)
+	spec := testSpec(dir)
+	spec.Unfinished = true
+	for name, leave := range map[string]func(m *Member){
+		"whole": func(m *Member) {
+			must(t, os.MkdirAll(m.MetaDir(), 0o700))
+			must(t, os.WriteFile(filepath.Join(m.MetaDir(), "MANIFEST-000001"), []byte("x"), 0o600))
+			must(t, m.EnsureSegment(0))
+			must(t, m.Close())
+		},
+		"half removed": func(m *Member) {
+			must(t, m.Close())
+			must(t, os.Remove(filepath.Join(dir, flushName)))
+			_, err := Open(fsys.OS(), dir, Options{})
+			wantRefusal(t, err, ErrNotFound, "fast", "never finished")
+		},
+	} {
+		m := mustCreate(t, fsys.OS(), spec)
+		wantRefusal(t, create(testSpec(dir)), ErrLocked)
+		leave(m)
+		spec.MemberID = format.NewUUID()
+		m = mustCreate(t, fsys.OS(), spec)
+		if _, err := os.Stat(m.MetaDir()); !errors.Is(err, os.ErrNotExist) || len(m.Segments()) > 0 || m.Superblock().MemberID != spec.MemberID {
+			t.Errorf("%s: made again with segments %v, metadata: %v", name, m.Segments(), err)
+		}
+		must(t, m.Close())
+	}
+	m := mustOpen(t, fsys.OS(), dir, Options{})
+	if !m.Unfinished() {
+		t.Error("opening has finished it")
+	}
+	must(t, m.Finish())
+	must(t, m.Close())
+	wantRefusal(t, create(spec), ErrForeign, "fast")
+	if m = mustOpen(t, fsys.OS(), dir, Options{}); m.Unfinished() {
+		t.Error("it is unfinished again")
+	}
+}
+
 // A process that died may leave a segment or the flush file short.
 func TestOpenAfterDeath(t *testing.T) {
 	dir := tempMember(t)

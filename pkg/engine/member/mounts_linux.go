@@ -170,6 +170,11 @@ func mountMember(fsy fsys.FS, path, mountDir string) (*mount, error) {
 	return m, mountAt(fsy, device, m.point)
 }
 
+// probePoint is where a device is mounted for the moment.
+func probePoint(mountDir string, number uint64) string {
+	return filepath.Join(mountDir, fmt.Sprintf(".probe-%d-%d", unix.Major(number), unix.Minor(number)))
+}
+
 // mountedMember uses a mount that is there: this node's engine died, or an administrator made it.
 func mountedMember(fsy fsys.FS, device, point, mountDir string) (*mount, error) {
 	name, err := mountNameAt(fsy, point)
@@ -182,7 +187,7 @@ func mountedMember(fsy fsys.FS, device, point, mountDir string) (*mount, error) 
 // probe mounts a device for the moment, to read whose it is. (Moving that mount to its place would do with one, but a mount below a shared one, as
 // systemd makes them all, cannot be moved.)
 func probe(fsy fsys.FS, device string, number uint64, mountDir string) (name string, err error) {
-	m := mount{device: device, point: filepath.Join(mountDir, fmt.Sprintf(".probe-%d-%d", unix.Major(number), unix.Minor(number))), ours: true}
+	m := mount{device: device, point: probePoint(mountDir, number), ours: true}
 	if err := mountAt(fsy, device, m.point); err != nil {
 		return "", err
 	}

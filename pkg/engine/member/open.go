@@ -50,7 +50,8 @@ func open(fsy fsys.FS, path string, o Options) (*Member, error) {
 // openFolder takes the locks, and only then reads what it relies on. The superblock is looked at before, too, so that a folder without a pool is told
 // from one that lost its flush file.
 func openFolder(fsy fsys.FS, dir string, mnt *mount, o Options) (*Member, error) {
-	if _, err := readSuperblock(fsy, dir); err != nil {
+	seen, err := readSuperblock(fsy, dir)
+	if err != nil {
 		return nil, err
 	}
 	flags := fsys.Direct
@@ -59,6 +60,9 @@ func openFolder(fsy fsys.FS, dir string, mnt *mount, o Options) (*Member, error)
 	}
 	deadline := time.Now().Add(o.lockTimeout())
 	flush, err := openLocked(fsy, filepath.Join(dir, flushName), flags, deadline)
+	if errors.Is(err, fs.ErrNotExist) && unfinished(seen) {
+		return nil, fmt.Errorf("%w in %s: what is left there of pool %q was never finished", ErrNotFound, dir, seen.PoolName)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s has a superblock but no file %q; make it, 4096 bytes of zeroes, if the other files are whole", ErrCorrupt, dir,
 			flushName)
