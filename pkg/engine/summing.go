@@ -90,7 +90,11 @@ func (p *Pool) makeSums() {
 		if p.failure() != nil || p.stopping() {
 			return
 		}
-		if err := p.sumGeneration(gen, limit); err != nil && !p.stopping() {
+		err := p.sumGeneration(gen, limit)
+		if errors.Is(err, ErrClosed) { // Close closes the pool to readers first, and what stops this when the volumes are flushed
+			return
+		}
+		if err != nil && !p.stopping() {
 			if !errors.Is(err, ErrMemberMissing) { // which the pool says anyway
 				p.event("making checksums went wrong; these blocks have none until the pool is opened again", "generation", gen, "error", err)
 			}

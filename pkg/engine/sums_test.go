@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -145,6 +146,54 @@ func TestChecksumsResume(t *testing.T) {
 	if n := p.unsummed(); n != 0 {
 		t.Fatalf("%d generations have lost their mark", n)
 	}
+}
+
+// A pool that is being closed, which takes as long as its volumes' flushes, is no trouble that somebody is told of.
+func TestChecksumsOfClosing(t *testing.T) {
+	p, disk := memPool(t)
+	v := p.volume("v", 16<<20)
+	p.write(v, 0, 4, 1)
+	p.write(v, PageBlocks, 4, 2)
+	must(t, v.Flush())
+	reading, read, reads := make(chan struct{}), make(chan struct{}), 0
+	disk.Add(fsys.Rule{Op: fsys.OpRead, Glob: "*.seg", When: func(fsys.Call) bool {
+		if reads++; reads == 1 {
+			close(reading)
+			<-read
+		}
+		return true
+	}})
+	p.snapshot("s", "v")
+	<-reading
+	// The write is pending, so that the volume's close has something to flush: it is held there.
+	p.write(v, 0, 4, 3)
+	flushing, flush := make(chan struct{}), make(chan struct{})
+	var held atomic.Bool
+	disk.Add(fsys.Rule{Op: fsys.OpSync, Glob: "*.seg", When: func(fsys.Call) bool {
+		if p.closed.Load() && held.CompareAndSwap(false, true) {
+			close(flushing)
+			<-flush
+		}
+		return true
+	}})
+	closed := make(chan error)
+	go func() { closed <- p.Close(t.Context()) }()
+	<-flushing
+	close(read)
+	until(t, "the pass has ended", func() bool {
+		p.summing.mu.Lock()
+		defer p.summing.mu.Unlock()
+		return p.summing.gen == 0
+	})
+	close(flush)
+	must(t, <-closed)
+	if n := p.figures.Events.Value(); n != 0 {
+		t.Errorf("%d events", n)
+	}
+	disk.Clear()
+	p.reopen()
+	must(t, p.WaitChecksums(t.Context()))
+	wantSums(t, p, 8, "opened again")
 }
 
 // Blocks that cannot be read have no checksum, and nothing else suffers.
