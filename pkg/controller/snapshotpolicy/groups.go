@@ -3,6 +3,8 @@ package snapshotpolicy
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -23,6 +25,8 @@ const (
 func (ps *pass) groups(ch *chosen) {
 	label := ps.p.group().ByLabel
 	for namespace, claims := range ch.claims {
+		// A cache lists in no order, and which claim a trouble names must not change from pass to pass: that would be a new status each time.
+		slices.SortFunc(claims, func(a, b *claimEntry) int { return strings.Compare(a.Name, b.Name) })
 		groups := map[string]*src{}
 		wanted := map[string]bool{}
 		for _, claim := range claims {
@@ -124,6 +128,7 @@ func (ps *pass) groupSnapshot(ctx context.Context, u *unstructured.Unstructured,
 		client.MatchingFields{fieldGroup: f.Namespace + "/" + f.Name}); err != nil {
 		return nil, fmt.Errorf("list the members of VolumeGroupSnapshot %s: %w", f.Name, err)
 	}
+	slices.SortFunc(members.Items, func(a, b snapshotv1.VolumeSnapshot) int { return strings.Compare(a.Name, b.Name) })
 	annotations := f.Annotations
 	for i := range members.Items {
 		m := &members.Items[i]

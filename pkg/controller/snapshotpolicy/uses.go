@@ -3,6 +3,7 @@ package snapshotpolicy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,6 +96,9 @@ func (ps *pass) uses(ctx context.Context) (map[string][]string, error) {
 		if err := u.Each(ctx, ps.c.others.reader, func(by, snapshot string) { uses[snapshot] = append(uses[snapshot], by) }); err != nil {
 			return nil, err
 		}
+	}
+	for _, users := range uses { // a cache lists in no order
+		slices.Sort(users)
 	}
 	return uses, nil
 }
