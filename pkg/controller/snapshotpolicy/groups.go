@@ -132,10 +132,25 @@ func (ps *pass) groupSnapshot(ctx context.Context, u *unstructured.Unstructured,
 	annotations := f.Annotations
 	for i := range members.Items {
 		m := &members.Items[i]
+		o.parts = append(o.parts, client.ObjectKeyFromObject(m))
 		f.UsedBy = append(f.UsedBy, uses[m.Namespace+"/"+m.Name]...)
 		if why, held := m.Annotations[retention.AnnotationHold]; held && annotations[retention.AnnotationHold] == "" {
 			f.Annotations = with(annotations, retention.AnnotationHold, fmt.Sprintf("its member %s is held: %s", m.Name, why))
 		}
 	}
 	return o, nil
+}
+
+// heldSince asks the API server whether a member of a group is held: that changes nothing of the group itself, which is deleted as it was seen.
+func (ps *pass) heldSince(ctx context.Context, o *observed) (bool, error) {
+	for _, key := range o.parts {
+		var member snapshotv1.VolumeSnapshot
+		if err := ps.c.Live.Get(ctx, key, &member); client.IgnoreNotFound(err) != nil {
+			return false, fmt.Errorf("get member %s of VolumeGroupSnapshot %s: %w", key.Name, o.facts.Name, err)
+		}
+		if _, held := member.Annotations[retention.AnnotationHold]; held {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -22,9 +22,10 @@ const beingCreated = "snapshot.storage.kubernetes.io/volumesnapshot-being-create
 type observed struct {
 	obj   client.Object // *VolumeSnapshot, or a VolumeGroupSnapshot as it is without types
 	facts retention.Facts
-	claim string // of a VolumeSnapshot
-	value string // of a group: its label's value
-	label string // and the label's name
+	claim string             // of a VolumeSnapshot
+	value string             // of a group: its label's value
+	label string             // and the label's name
+	parts []client.ObjectKey // and its members
 	runs  map[string]time.Time
 	sick  error // its annotation cannot be read
 }

@@ -22,7 +22,8 @@ import (
 )
 
 // prune what the plan says. The order keeps DESIGN's promise that a snapshot which is acknowledged stays until somebody with the right to decides: the
-// policy as it is now (read from the API server), the newest ready snapshots that stay (read there, too), then each victim, as it was seen or not at all.
+// policy as it is now (read from the API server), the newest ready snapshots that stay and the holds of a group's members (read there, too), then each
+// victim, as it was seen or not at all.
 func (ps *pass) prune(ctx context.Context) error {
 	victims := map[string][]*retention.Decision{}
 	var order []string
@@ -117,9 +118,14 @@ func (ps *pass) pruneSource(ctx context.Context, key string, victims []*retentio
 	}
 	for _, d := range victims {
 		o := ps.byKey[d.Snapshot.Key]
-		err := ps.delete(ctx, o.obj)
+		held, err := ps.heldSince(ctx, o)
+		if err == nil && !held {
+			err = ps.delete(ctx, o.obj)
+		}
 		mu.Lock()
 		switch {
+		case held:
+			ps.soon(ps.now.Add(time.Second))
 		case err == nil:
 			done = append(done, d)
 			ps.mem.deleted[o.obj.GetUID()] = true
