@@ -42,6 +42,11 @@ func gather(list []process, d *devices) error {
 	if err != nil {
 		return err
 	}
+	c, err := openControl()
+	if err != nil {
+		return err
+	}
+	defer c.close()
 	for _, p := range list {
 		dir := fmt.Sprintf("/proc/%d", p.pid)
 		theirs, err := mountedDevices(filepath.Join(dir, "mountinfo"))
@@ -55,11 +60,11 @@ func gather(list []process, d *devices) error {
 		}
 		fds, _ := filepath.Glob(filepath.Join(dir, "fd", "*"))
 		for _, fd := range fds {
-			d.look(fd)
+			d.look(c, fd)
 		}
 	}
 	for _, number := range d.Numbers {
-		if minor, ok := fuseConnection(unix.Major(number), unix.Minor(number)); ok {
+		if minor, ok := c.connection(unix.Major(number), unix.Minor(number)); ok {
 			d.FUSE = append(d.FUSE, minor)
 		}
 	}
@@ -67,12 +72,12 @@ func gather(list []process, d *devices) error {
 }
 
 // look takes note of a descriptor if it is a file of a FUSE file system. Rowan's are mounted nowhere, so descriptors alone lead to them.
-func (d *devices) look(fd string) {
+func (d *devices) look(c control, fd string) {
 	var st unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, fd, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st) != nil {
 		return
 	}
-	minor, ok := fuseConnection(st.Dev_major, st.Dev_minor)
+	minor, ok := c.connection(st.Dev_major, st.Dev_minor)
 	if !ok {
 		return
 	}
@@ -82,23 +87,55 @@ func (d *devices) look(fd string) {
 	d.FUSE = append(d.FUSE, minor)
 }
 
-const connections = "/sys/fs/fuse/connections"
+// control is the kernel's FUSE control file system, with a folder for each connection. Not every machine has it mounted, so it is used without.
+type control int
 
-// fuseConnection is the number of the FUSE connection behind a file system; the kernel names it after the file system's device.
-func fuseConnection(major, minor uint32) (uint32, bool) {
+func openControl() (control, error) {
+	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.ENODEV) {
+		return -1, nil // a kernel without FUSE has no connections
+	}
+	if err != nil {
+		return -1, fmt.Errorf("fsopen fusectl: %w", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("create fusectl: %w", err)
+	}
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount fusectl: %w", err)
+	}
+	return control(root), nil
+}
+
+func (c control) close() { _ = unix.Close(int(c)) }
+
+// connection is the number of the FUSE connection behind a file system; the kernel names it after the file system's device.
+func (c control) connection(major, minor uint32) (uint32, bool) {
 	if major != 0 {
 		return 0, false
 	}
-	_, err := os.Lstat(filepath.Join(connections, strconv.Itoa(int(minor))))
-	return minor, err == nil
+	var st unix.Stat_t
+	return minor, unix.Fstatat(int(c), strconv.Itoa(int(minor)), &st, 0) == nil
 }
 
 // abort makes all requests to the node's FUSE servers fail.
-func (d *devices) abort() {
-	for _, minor := range d.FUSE {
-		// It may have gone meanwhile, with its last process.
-		_ = os.WriteFile(filepath.Join(connections, strconv.Itoa(int(minor)), "abort"), []byte("1"), 0)
+func (d *devices) abort() error {
+	c, err := openControl()
+	if err != nil {
+		return err
 	}
+	defer c.close()
+	for _, minor := range d.FUSE {
+		fd, err := unix.Openat(int(c), fmt.Sprintf("%d/abort", minor), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // it has gone meanwhile, with its last process
+		}
+		_, _ = unix.Write(fd, []byte("1"))
+		_ = unix.Close(fd)
+	}
+	return nil
 }
 
 // mountedDevices are the devices of the file systems in a mount table.

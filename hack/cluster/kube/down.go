@@ -67,7 +67,9 @@ func (c *Cluster) end(ctx context.Context, number int) error {
 			return err
 		}
 	}
-	found.abort()
+	if err := found.abort(); err != nil {
+		return err
+	}
 	if number != 0 {
 		if err := c.unplug(ctx, number); err != nil {
 			return err
@@ -108,7 +110,9 @@ func (c *Cluster) kill(ctx context.Context, number, pid int, found *devices, not
 			}
 		}
 	}
-	found.abort() // a process that waits for its own server would never end
+	if err := found.abort(); err != nil { // a process that waits for its own server would never end
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
 	return until(ctx, "all processes of "+nodeName(number)+" have ended", func() error {
