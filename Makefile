@@ -174,6 +174,14 @@ e2e: ## Bring a cluster up, install the chart, run the flows of test/e2e, take i
 	$(GO) run ./hack/e2e -artifacts .cache/e2e -- $(GO) test -count=1 -v -timeout 40m -parallel $(E2E_P) $(if $(RUN),-run '$(RUN)') ./test/e2e \
 		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}' -machine '{machine}' -artifacts {artifacts} $(if $(SEED),-seed $(SEED))
 
+.PHONY: e2e-kill
+e2e-kill: ## Every flow with each of Rowan's processes killed in it; goes on where the last run stopped (as root); KILLFLAGS="-fresh -processes engine -run Clone"
+	@hack/setup.sh cluster
+	@mkdir -p bin
+	$(GO) build -o bin/killmatrix ./hack/killmatrix
+	$(GO) run ./hack/e2e -artifacts .cache/e2e-kill-cluster -timeout 8h -- bin/killmatrix -procs $(E2E_P) \
+		-kubeconfig {kubeconfig} -node-exec '{node-exec}' -subject {artifacts}/rowan.tar $(KILLFLAGS)
+
 .PHONY: e2e-sanity
 e2e-sanity: ## The CSI project's conformance tests over the sockets of the driver in a cluster of its own (as root)
 	@hack/setup.sh cluster

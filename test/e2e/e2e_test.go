@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -21,6 +22,8 @@ func TestMain(m *testing.M) {
 	flag.StringVar(&options.Image, "image", "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "an image with a shell, on every node")
 	flag.StringVar(&options.Artifacts, "artifacts", "", "the folder for what is left of failed tests")
 	flag.Uint64Var(&options.Seed, "seed", 0, "draws the kills; 0: a new one")
+	flag.StringVar(&options.Victim, "kill", "", "the process that every flow loses: "+strings.Join(framework.Victims(), ", ")+"; each draws one without")
+	flag.IntVar(&options.KillWithin, "kill-within", 0, "draw the kill from so many of a flow's first steps; 0: from as many as most have")
 	flag.Parse()
 	if options.Seed == 0 {
 		options.Seed = rand.Uint64()

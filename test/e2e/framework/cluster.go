@@ -34,6 +34,10 @@ type Options struct {
 	Image string
 	// Seed of the kills.
 	Seed uint64
+	// Victim is the process that every flow loses, one of Victims; empty: each draws one.
+	Victim string
+	// KillWithin is how many steps of a flow the kill is drawn from; 0: as many as most have.
+	KillWithin int
 	// Artifacts is the folder that a failed test's state is written to; empty: the test's own.
 	Artifacts string
 }
@@ -47,6 +51,9 @@ type Cluster struct {
 
 // Open reaches a cluster.
 func Open(o Options) (*Cluster, error) {
+	if err := o.checkVictim(); err != nil {
+		return nil, err
+	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig %s: %w", o.Kubeconfig, err)

@@ -1,11 +1,13 @@
 package framework
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,15 +16,42 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// victims are what a flow may lose: a command line that names the process on a node. The keeper is not among them: it is what makes the others' deaths
-// harmless, and is replaced by hand, one node at a time.
-var victims = []string{"rowan-engine --", "rowan-driver --node", "rowan-driver --controller", "rowan-controller", "csi-provisioner", "csi-snapshotter"}
+// victim is a process that a flow may lose.
+type victim struct {
+	name    string
+	command string // line that it begins with, on a node
+}
+
+// victims: the keeper is not among them: it is what makes the others' deaths harmless, and is replaced by hand, one node at a time.
+var victims = []victim{{"engine", "rowan-engine --"}, {"node-plugin", "rowan-driver --node"}, {"csi-controller", "rowan-driver --controller"},
+	{"rowan-controller", "rowan-controller"}, {"provisioner", "csi-provisioner"}, {"snapshotter", "csi-snapshotter"}}
+
+// Victims are the names that Options.Victim may have.
+func Victims() (names []string) {
+	for _, v := range victims {
+		names = append(names, v.name)
+	}
+	return names
+}
+
+func (o *Options) checkVictim() error {
+	if names := Victims(); o.Victim != "" && !slices.Contains(names, o.Victim) {
+		return fmt.Errorf("no process %q to kill: want one of %s", o.Victim, strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// Attributes of a test that say that it draws a kill, and that it has killed.
+const (
+	AttrDrawn  = "kill-drawn"
+	AttrKilled = "killed"
+)
 
 // kill is a flow's: which process ends, on every node that has it, at which of the flow's steps.
 type kill struct {
-	victim string
-	at     int
-	count  atomic.Int32
+	victim
+	at    int
+	count atomic.Int32
 }
 
 // mostSteps is how many steps a kill is drawn from: most flows have about so many.
@@ -36,8 +65,14 @@ func (c *Cluster) drawKill(t testing.TB) *kill {
 	h := fnv.New64a()
 	h.Write([]byte(t.Name()))
 	r := rand.New(rand.NewPCG(c.Seed, h.Sum64()))
-	k := &kill{victim: victims[r.IntN(len(victims))], at: 1 + r.IntN(mostSteps)}
-	t.Logf("seed %d: kills %s at step %d", c.Seed, k.victim, k.at)
+	k := &kill{victim: victims[r.IntN(len(victims))], at: 1 + r.IntN(cmp.Or(c.KillWithin, mostSteps))}
+	for _, v := range victims {
+		if v.name == c.Victim {
+			k.victim = v
+		}
+	}
+	t.Logf("seed %d: kills %s at step %d", c.Seed, k.command, k.at)
+	t.Attr(AttrDrawn, k.name)
 	return k
 }
 
@@ -48,25 +83,26 @@ func (f *Flow) step() {
 		return
 	}
 	if int(f.kill.count.Add(1)) == f.kill.at {
-		must(f, f.Kill(f.kill.victim))
+		must(f, f.Kill(f.kill.command))
+		f.Attr(AttrKilled, f.kill.name)
 	}
 }
 
-// Kill ends a process, on every node that has it, at once.
-func (f *Flow) Kill(victim string) error {
+// Kill ends a process, told by how its command line begins, on every node that has it, at once.
+func (f *Flow) Kill(command string) error {
 	var nodes corev1.NodeList
 	if err := f.List(f.Context(), &nodes); err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	for _, n := range nodes.Items {
 		// pkill's exit code 1: there is none on this node. [r] keeps the shell's own command line from matching.
-		pattern := "[" + victim[:1] + "]" + victim[1:]
+		pattern := "[" + command[:1] + "]" + command[1:]
 		out, err := f.OnNode(f.Context(), n.Name, "sh", "-c", fmt.Sprintf("pkill -KILL -f '^[^ ]*%s' || [ $? = 1 ]", pattern))
 		if err != nil {
-			return fmt.Errorf("kill %s: %w: %s", victim, err, out)
+			return fmt.Errorf("kill %s: %w: %s", command, err, out)
 		}
 	}
-	f.Logf("killed %s", victim)
+	f.Logf("killed %s", command)
 	return nil
 }
 
