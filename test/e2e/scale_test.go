@@ -163,7 +163,7 @@ func TestScaleMany(t *testing.T) {
 	}
 }
 
-// one is a claim's life: written, snapshotted, one snapshot restored, all of it deleted.
+// one is a claim's life: written, snapshotted, one snapshot restored and compared, all of it deleted.
 func one(f *framework.Flow, i, snapshots int) {
 	name := fmt.Sprintf("c-%d", i)
 	q, restored := framework.Claim{Name: name, Block: i%2 == 0}, framework.Claim{Name: name + "-r", Block: i%2 == 0, Snapshot: name + "-0"}
@@ -173,6 +173,12 @@ func one(f *framework.Flow, i, snapshots int) {
 		}
 		return framework.Pod{Name: name, Claims: []string{claim}}
 	}
+	sum := func(p *corev1.Pod, claim string) string {
+		if q.Block {
+			return f.Run(p, "set -o pipefail; dd if="+framework.DeviceDir+claim+" bs=1M count=1 iflag=direct 2>/dev/null | sha256sum")
+		}
+		return f.Run(p, "sha256sum < "+framework.DataDir+claim+"/f")
+	}
 	pvc := f.Claim(q)
 	p := f.Pod(use(name, name))
 	if q.Block {
@@ -180,12 +186,16 @@ func one(f *framework.Flow, i, snapshots int) {
 	} else {
 		f.Run(p, "head -c 100000 /dev/urandom > "+framework.DataDir+name+"/f; sync")
 	}
+	want := sum(p, name)
 	for s := range snapshots {
 		f.Snapshot(fmt.Sprintf("%s-%d", name, s), name)
 	}
 	f.Remove(p)
 	r := f.Claim(restored)
 	p = f.Pod(use(name+"-r", name+"-r"))
+	if got := sum(p, name+"-r"); got != want {
+		f.Errorf("restored %s has %s, want %s", name, got, want)
+	}
 	f.Remove(p)
 	f.Remove(r)
 	f.Remove(pvc)
