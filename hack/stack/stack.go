@@ -43,6 +43,7 @@ type Stack struct {
 	Member       string // the pool's folder
 	EngineSocket string
 	Endpoint     string // of the CSI services, unix://…
+	FrozenDir    string // where the driver notes what it freezes
 	Engine       *rpc.Client
 	CSI          *grpc.ClientConn // nil without Config.Driver
 
@@ -131,6 +132,7 @@ func (s *Stack) makeFolders() (err error) {
 	if s.ringDir, err = os.MkdirTemp(parent, "rowan-"+s.cfg.Name+"-ring-"); err != nil {
 		return fmt.Errorf("make a folder for the ring: %w", err)
 	}
+	s.FrozenDir = filepath.Join(s.ringDir, "frozen")
 	if s.cfg.Logs == "" {
 		s.cfg.Logs = filepath.Join(s.Dir, "logs")
 	}
@@ -145,7 +147,7 @@ func (s *Stack) keeperSocket() string { return filepath.Join(s.Dir, "keeper.sock
 
 func (s *Stack) startDriver(ctx context.Context) (err error) {
 	s.driver = s.process("driver", "rowan-driver", "--standalone", "--endpoint", s.Endpoint, "--engine-socket", s.EngineSocket, "--pool", s.Pool,
-		"--node-name", Node, "--frozen-dir", filepath.Join(s.ringDir, "frozen"))
+		"--node-name", Node, "--frozen-dir", s.FrozenDir)
 	if err := s.driver.start(); err != nil {
 		return err
 	}

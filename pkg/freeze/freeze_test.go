@@ -38,11 +38,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// guard of this process. Were it in no variable, the collector would close its input, and it would thaw at once.
+var guard *exec.Cmd
+
 // hang freezes, says so, and waits for its end. With "guarded" it starts a guard first.
 func hang() int {
 	notes := os.Getenv(roleNotes)
 	if len(os.Args) > 1 && os.Args[1] == "guarded" {
-		guard := exec.Command("/proc/self/exe")
+		guard = exec.Command("/proc/self/exe")
 		guard.Env = append(os.Environ(), roleGuard+"="+notes)
 		guard.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 		if _, err := guard.StdinPipe(); err != nil {
@@ -58,7 +61,8 @@ func hang() int {
 		return 4
 	}
 	fmt.Println("frozen")
-	select {}
+	<-time.After(time.Minute) // to be killed: without a timer the runtime ends a process whose goroutines all wait
+	return 5
 }
 
 // disk is a file system on a loop device.

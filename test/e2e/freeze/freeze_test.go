@@ -257,7 +257,7 @@ func TestKilledWhileFrozen(t *testing.T) {
 		t.Run(fsType, func(t *testing.T) {
 			id := w.volume("v-"+fsType, fsType, "")
 			dir := w.stage(id, fsType)
-			notes := notesOf(t)
+			notes := filepath.Join(w.FrozenDir, "*.frozen")
 			asked := make(chan error, 1)
 			killed := false
 			for try := 0; !killed; try++ {
@@ -295,14 +295,4 @@ func TestKilledWhileFrozen(t *testing.T) {
 			w.unstage(id, dir)
 		})
 	}
-}
-
-func notesOf(t *testing.T) string {
-	t.Helper()
-	dirs, err := filepath.Glob(filepath.Join("/dev/shm", "rowan-freeze-ring-*", "frozen"))
-	must(t, err)
-	if len(dirs) == 0 {
-		dirs = []string{"/dev/shm/rowan-freeze-ring-*/frozen"}
-	}
-	return filepath.Join(dirs[len(dirs)-1], "*.frozen")
 }
