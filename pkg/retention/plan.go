@@ -113,11 +113,12 @@ func (sp *sourcePlan) look() {
 		if sp.skewed == nil && s.ahead(sp.in.Now) {
 			sp.skewed = s
 		}
-		last := &other
+		// The newest ready one is never pruned, while the one that was asked for last may be: what is awaited must not change when a plan is carried out.
+		last, order := &other, latestFirst
 		if s.ready() {
-			last = &ready
+			last, order = &ready, newestFirst
 		}
-		if *last == nil || latestFirst(s, *last) < 0 {
+		if *last == nil || order(s, *last) < 0 {
 			*last = s
 		}
 	}
@@ -130,7 +131,7 @@ func (sp *sourcePlan) look() {
 			"snapshot %s is dated %s, more than %s ahead: nothing of its source is pruned; set the clocks right, or delete it", sp.skewed.Key,
 			at.UTC().Format(time.RFC3339), Duration(SkewLimit))})
 	}
-	// One that was asked for in the same second as the last ready one may have come after it.
+	// One that was asked for in the same second as the newest ready one may have come after it.
 	if other != nil && (ready == nil || !other.requested().Before(ready.requested())) {
 		sp.latest = other
 		sp.awaiting = "its new snapshot " + other.Key + " is not ready"
