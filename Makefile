@@ -176,12 +176,13 @@ e2e: ## Bring a cluster up, install the chart, run the flows of test/e2e, take i
 		-args -kubeconfig {kubeconfig} -node-exec '{node-exec}' -machine '{machine}' -artifacts {artifacts} $(if $(SEED),-seed $(SEED))
 
 .PHONY: e2e-kill
-e2e-kill: ## Every flow with each of Rowan's processes killed in it; goes on where the last run stopped (as root); KILLFLAGS="-fresh -processes engine -run Clone"
+e2e-kill: ## Every flow with each of Rowan's processes killed in it; goes on where the last run stopped (as root); PROCESSES=engine,provisioner RUN=regexp SEED=n KILLFLAGS=-fresh
 	@hack/setup.sh cluster
 	@mkdir -p bin
 	$(GO) build -o bin/killmatrix ./hack/killmatrix
 	$(GO) run ./hack/e2e -artifacts .cache/e2e-kill-cluster -timeout 8h -- bin/killmatrix -procs $(E2E_P) \
-		-kubeconfig {kubeconfig} -node-exec '{node-exec}' -subject {artifacts}/rowan.tar $(KILLFLAGS)
+		-kubeconfig {kubeconfig} -node-exec '{node-exec}' -subject {artifacts}/rowan.tar \
+		$(if $(RUN),-run '$(RUN)') $(if $(PROCESSES),-processes $(PROCESSES)) $(if $(SEED),-seed $(SEED)) $(KILLFLAGS)
 
 .PHONY: e2e-sanity
 e2e-sanity: ## The CSI project's conformance tests over the sockets of the driver in a cluster of its own (as root)
