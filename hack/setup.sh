@@ -5,7 +5,7 @@
 # (its tests skip and say so) and every other target stops. Where all is there it prints nothing.
 set -euo pipefail
 
-# command:package, as Debian names them.
+# command:package, or file:package, as Debian names them.
 declare -A needs=(
 	[test]="mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs blkid:util-linux wipefs:util-linux sfdisk:fdisk losetup:mount mount:mount"
 	[demo]="mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs blkid:util-linux losetup:mount mount:mount"
@@ -13,7 +13,7 @@ declare -A needs=(
 	[bench-peers]="mkfs.xfs:xfsprogs blkid:util-linux losetup:mount mount:mount fio:fio jq:jq qemu-img:qemu-utils qemu-storage-daemon:qemu-system-common"
 	[cluster]="runc:runc /usr/lib/cni/ptp:containernetworking-plugins iptables:iptables conntrack:conntrack socat:socat ethtool:ethtool ip:iproute2
 		nsenter:util-linux busybox:busybox-static mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs blkid:util-linux mount:mount"
-	[generate]="protoc:protobuf-compiler"
+	[generate]="protoc:protobuf-compiler /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev"
 )
 
 # System folders hold mkfs and its like, and are not on every user's path.
@@ -39,7 +39,7 @@ for target in "$@"; do
 	[ "$target" = test ] || soft=no
 	for pair in ${needs[$target]}; do
 		tool=${pair%%:*} package=${pair##*:}
-		if ! command -v "$tool" >/dev/null; then
+		if ! command -v "$tool" >/dev/null && [ ! -e "$tool" ]; then
 			missing+=("$tool")
 			[[ " ${packages[*]} " == *" $package "* ]] || packages+=("$package")
 		fi
