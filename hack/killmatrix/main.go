@@ -19,11 +19,7 @@ import (
 	"github.com/rowan-csi/rowan/test/e2e/framework"
 )
 
-const (
-	suite = "./test/e2e"
-	// stepsMost is how many steps a kill is drawn from at first.
-	stepsMost = 8
-)
+const suite = "./test/e2e"
 
 // errMissed means that a bar was missed; what was printed says which.
 var errMissed = errors.New("a bar was missed")
@@ -71,7 +67,7 @@ func (o options) do(ctx context.Context) error {
 	fmt.Printf("seed %d; %d flows have passed with a kill before\n", o.seed, done.count())
 	m := newMatrix(flows, strings.Split(o.processes, ","))
 	for _, process := range m.processes {
-		for within := stepsMost; within > 0; within /= 2 {
+		for within := framework.MostSteps; within > 0; within /= 2 {
 			todo := m.todo(process, done)
 			if len(todo) == 0 {
 				break
@@ -129,16 +125,8 @@ func (o options) run(ctx context.Context, m *matrix, done *results, process stri
 	ended := 0
 	readErr := read(out, func(f *flow) error {
 		ended++
-		c := cell{process, f.name}
 		fmt.Printf("  %s %s: %s (%.0f s)\n", process, f.name, f.state(), f.seconds)
-		m.note(c, f)
-		switch f.state() {
-		case passed:
-			return done.add(c)
-		case failed:
-			return done.keepLog(c, f.log.String())
-		}
-		return nil
+		return m.note(process, f, done)
 	})
 	err = cmd.Wait()
 	var exit *exec.ExitError

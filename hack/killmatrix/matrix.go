@@ -100,11 +100,19 @@ func newMatrix(flows, processes []string) *matrix {
 	return &matrix{processes: processes, flows: flows, ran: map[cell]state{}, outside: map[string]bool{}}
 }
 
-func (m *matrix) note(c cell, f *flow) {
+// note what came of a flow that lost a process: here, and on disk.
+func (m *matrix) note(process string, f *flow, done *results) error {
+	c := cell{process, f.name}
 	m.ran[c] = f.state()
-	if f.state() == outside {
-		m.outside[c.flow] = true
+	switch f.state() {
+	case passed:
+		return done.add(c)
+	case failed:
+		return done.keepLog(c, f.log.String())
+	case outside:
+		m.outside[f.name] = true
 	}
+	return nil
 }
 
 // todo is what has not passed with the process killed: what never ran, and what ran without a kill.

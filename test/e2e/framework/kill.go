@@ -54,8 +54,8 @@ type kill struct {
 	count atomic.Int32
 }
 
-// mostSteps is how many steps a kill is drawn from: most flows have about so many.
-const mostSteps = 8
+// MostSteps is how many steps a kill is drawn from: most flows have about so many.
+const MostSteps = 8
 
 // drawKill draws a test's kill from the run's seed and the test's name, so that a test run alone has the same.
 func (c *Cluster) drawKill(t testing.TB) *kill {
@@ -65,7 +65,7 @@ func (c *Cluster) drawKill(t testing.TB) *kill {
 	h := fnv.New64a()
 	h.Write([]byte(t.Name()))
 	r := rand.New(rand.NewPCG(c.Seed, h.Sum64()))
-	k := &kill{victim: victims[r.IntN(len(victims))], at: 1 + r.IntN(cmp.Or(c.KillWithin, mostSteps))}
+	k := &kill{victim: victims[r.IntN(len(victims))], at: 1 + r.IntN(cmp.Or(c.KillWithin, MostSteps))}
 	for _, v := range victims {
 		if v.name == c.Victim {
 			k.victim = v
