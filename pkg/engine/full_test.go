@@ -112,6 +112,41 @@ func TestSpaceLadder(t *testing.T) {
 	until(t, "there is space again", func() bool { return p.Info().Level == SpaceAmple && seen.has("ample space again") })
 }
 
+// What is left is told of one moment: a chunk that gets its space, or gives it back, while it is asked is counted once.
+func TestSpaceLeftOfOneMoment(t *testing.T) {
+	p := newPool(t, testOptions(t), MinPoolSize)
+	_, err := p.reserveMore(nil)
+	must(t, err)
+	p.preparing.space.Lock() // nobody else reserves or punches
+	defer p.preparing.space.Unlock()
+	want := p.spaceLeft().bytes
+	var ended atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer ended.Store(true)
+		for done, kind := 0, alloc.Reserved; done < 20_000; {
+			seg, chunk, ok, err := p.alloc.TakeBack(kind, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if !ok { // the preparer has made them of the other kind, or is at it
+				kind = alloc.Written + alloc.Reserved - kind
+				continue
+			}
+			p.alloc.Add(kind, seg, chunk, chunk+1)
+			done++
+		}
+	})
+	for !ended.Load() {
+		if got := p.spaceLeft().bytes; got != want {
+			t.Errorf("%d bytes left of %d, nothing of which is in use", got, want)
+			break
+		}
+	}
+	wg.Wait()
+}
+
 // A large write that would gather scattered blocks, and finds no space for that nor for what is new, waits like any other: what it gives back itself is
 // nothing to be woken by.
 func TestLargeWriteOverScatteredBlocksOfAFullPool(t *testing.T) {

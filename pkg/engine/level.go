@@ -35,16 +35,18 @@ func (l SpaceLevel) rank() int {
 // the pool goes up the ladder all the same: what counts is what can still be written.
 type spaceLeft struct {
 	size, bytes    int64
+	setAside       int64 // bytes, not in those
 	warn, refuse   float64
 	limitedByFiles bool // the file system, not the pool's size, sets the limit
 }
 
 func (p *Pool) spaceLeft() spaceLeft {
 	const chunkBytes = alloc.ChunkBlocks * BlockSize
-	free, held, _ := p.alloc.Free()
-	s := spaceLeft{bytes: (free + held - p.alloc.SetAside()) * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
+	now := p.alloc.Space()
+	s := spaceLeft{setAside: now.SetAside * BlockSize, warn: p.options.WarnAt, refuse: p.options.RefuseAt}
+	s.bytes = now.Free*BlockSize - s.setAside
 	for _, m := range p.members.table.Load().inUse() {
-		more := max(m.chunks()-p.alloc.SpaceIn(m.lane), 0) * chunkBytes
+		more := max(m.chunks()-now.SpacedIn(m.lane), 0) * chunkBytes
 		// Where the file system does not answer, what the member's size allows is the best guess.
 		if have, err := m.dev.Room(); err == nil && have < more {
 			more, s.limitedByFiles = have/chunkBytes*chunkBytes, true

@@ -151,7 +151,7 @@ func (p *Pool) Info() PoolInfo {
 	}
 	info.Free = max(info.Size-info.Used, 0)
 	left := p.spaceLeft()
-	info.Reserved = p.alloc.SetAside() * BlockSize
+	info.Reserved = left.setAside
 	info.Available, info.Level, info.WarnAt, info.RefuseAt = left.bytes, left.level(0), p.options.WarnAt, p.options.RefuseAt
 	info.ChecksumBytes, info.Unsummed = int64(p.store.sumBytes.Load()), p.unsummed()
 	info.Volumes, info.Snapshots, info.Jobs = len(c.volumes), len(c.snapshots), len(c.jobs)

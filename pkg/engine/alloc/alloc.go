@@ -228,15 +228,34 @@ func (a *Allocator) Free() (free, held, pending int64) {
 	return a.free[Written] + a.free[Reserved], a.held + a.taken, a.pending
 }
 
-// SpaceIn is the number of a lane's chunks that have their space.
-func (a *Allocator) SpaceIn(n int) int64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if n >= len(a.lanes) {
+// Space is what the allocator has at one moment. Read one by one, chunks that get their space in between would be missing from all figures.
+type Space struct {
+	Free     int64   // blocks that can be handed out now or are held
+	SetAside int64   // what SetAside answers
+	Spaced   []int64 // by lane, the chunks that have their space
+}
+
+// SpacedIn is the number of a lane's chunks that have their space.
+func (s Space) SpacedIn(lane int) int64 {
+	if lane >= len(s.Spaced) {
 		return 0
 	}
-	return a.lanes[n].spaced
+	return s.Spaced[lane]
 }
+
+// Space tells what there is now.
+func (a *Allocator) Space() Space {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := Space{Free: a.free[Written] + a.free[Reserved] + a.held + a.taken, SetAside: a.setAside(), Spaced: make([]int64, len(a.lanes))}
+	for i := range a.lanes {
+		s.Spaced[i] = a.lanes[i].spaced
+	}
+	return s
+}
+
+// SpaceIn is the number of a lane's chunks that have their space.
+func (a *Allocator) SpaceIn(n int) int64 { return a.Space().SpacedIn(n) }
 
 // Ready is about how many blocks of a kind could be handed out now; of Written ones, in roomy chunks; of Reserved ones, to somebody to whom none are
 // promised. Where volumes are striped it is the shortest lane's times the number of lanes, those that are dry left out.
