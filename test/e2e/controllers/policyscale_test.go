@@ -19,8 +19,12 @@ import (
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rowan-csi/rowan/pkg/apis/v1alpha1"
 	"github.com/rowan-csi/rowan/pkg/retention"
@@ -57,6 +61,7 @@ func TestPolicyScale(t *testing.T) {
 		{name: s1, cron: "%[1]d */2 * * *"}, {name: s2, cron: "%[1]d 2 * * *"}, {name: s3, cron: "%[1]d 3 * * sun"}, {name: s4, cron: "%[1]d 4 1 * *"}],
 		retention: {keepLast: 50, hourly: 24, daily: 7, weekly: 4, monthly: 12, yearly: 2, within: 1h, maxAge: 80000h, maxCount: 200}}`, far))
 	s.fill(p, claims)
+	s.watched(&snapshotv1.VolumeSnapshotList{}, &snapshotv1.VolumeSnapshotContentList{})
 	c := s.startController()
 	s.until("the controller answers", func() (bool, error) { return c.metric("process_cpu_seconds_total") >= 0, nil })
 	for begun := time.Now(); p.Status.Snapshots != scaleClaims*scaleEach && time.Since(begun) < 3*time.Minute; s.must(s.get(p, p.Name)) {
@@ -70,8 +75,11 @@ func TestPolicyScale(t *testing.T) {
 	worst, writes := 0.0, 0.0
 	for range 3 {
 		cpu, before := c.metric("process_cpu_seconds_total"), c.requests("POST", "PUT", "PATCH", "DELETE")
+		passes, reads := c.metric("rowan_snapshot_policy_passes_total"), c.requests("GET")
 		c.pass(s, p)
-		worst = max(worst, c.metric("process_cpu_seconds_total")-cpu)
+		took := c.metric("process_cpu_seconds_total") - cpu
+		fmt.Printf("%.2f s of CPU, %.0f passes, %.0f reads\n", took, c.metric("rowan_snapshot_policy_passes_total")-passes, c.requests("GET")-reads)
+		worst = max(worst, took)
 		writes += c.requests("POST", "PUT", "PATCH", "DELETE") - before
 	}
 	bars.at("pass_cpu_seconds", worst, scaleCPU)
@@ -149,6 +157,29 @@ func (s *stage) fill(p *v1alpha1.SnapshotPolicy, claims []*corev1.PersistentVolu
 	}
 	if len(puts) > 0 {
 		s.txn(puts)
+	}
+}
+
+// watched waits until the API server can serve watches of these kinds: it reads them from etcd when they are first asked for, which takes it ten seconds
+// for so many, and the controller, told to come back meanwhile, would have the last of its start in what is measured.
+func (s *stage) watched(kinds ...client.ObjectList) {
+	s.t.Helper()
+	c, err := client.NewWithWatch(s.admin, client.Options{Scheme: s.scheme()})
+	s.must(err)
+	for _, kind := range kinds {
+		s.until(fmt.Sprintf("%T can be watched", kind), func() (bool, error) {
+			w, err := c.Watch(s.t.Context(), kind, &client.ListOptions{Raw: &metav1.ListOptions{SendInitialEvents: ptr.To(true),
+				ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true}})
+			if apierrors.IsTooManyRequests(err) {
+				return false, nil
+			}
+			if err != nil {
+				return false, err
+			}
+			defer w.Stop()
+			event := <-w.ResultChan()
+			return event.Type == watch.Added, nil
+		})
 	}
 }
 
