@@ -145,8 +145,10 @@ func (w *world) judge(ctx context.Context, c cut) (err error) {
 		return fmt.Errorf("cut %s: %w", c.name, err)
 	}
 	w.mu.Lock()
-	w.restored++
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	if w.restored++; w.restored%100 == 0 {
+		fmt.Printf("%d of %d cuts judged\n", w.restored, *cuts)
+	}
 	return nil
 }
 
