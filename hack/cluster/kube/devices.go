@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/fusectl"
 )
 
 // devices is what is found of a node's block devices and file systems before its processes end, because after that nothing tells whose they were:
@@ -42,11 +44,13 @@ func gather(list []process, d *devices) error {
 	if err != nil {
 		return err
 	}
-	c, err := openControl()
-	if err != nil {
+	c, err := fusectl.Open()
+	if err != nil && !errors.Is(err, unix.ENODEV) { // a kernel without FUSE has no connections
 		return err
 	}
-	defer c.close()
+	if c != nil {
+		defer func() { _ = c.Close() }()
+	}
 	for _, p := range list {
 		dir := fmt.Sprintf("/proc/%d", p.pid)
 		theirs, err := mountedDevices(filepath.Join(dir, "mountinfo"))
@@ -64,7 +68,7 @@ func gather(list []process, d *devices) error {
 		}
 	}
 	for _, number := range d.Numbers {
-		if minor, ok := c.connection(unix.Major(number), unix.Minor(number)); ok {
+		if minor := unix.Minor(number); isConnection(c, unix.Major(number), minor) {
 			d.FUSE = append(d.FUSE, minor)
 		}
 	}
@@ -72,70 +76,41 @@ func gather(list []process, d *devices) error {
 }
 
 // look takes note of a descriptor if it is a file of a FUSE file system. Rowan's are mounted nowhere, so descriptors alone lead to them.
-func (d *devices) look(c control, fd string) {
+func (d *devices) look(c *fusectl.Control, fd string) {
 	var st unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, fd, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st) != nil {
 		return
 	}
-	minor, ok := c.connection(st.Dev_major, st.Dev_minor)
-	if !ok {
+	if !isConnection(c, st.Dev_major, st.Dev_minor) {
 		return
 	}
 	if name, err := os.Readlink(fd); err == nil {
 		d.Files = append(d.Files, filepath.Base(name))
 	}
-	d.FUSE = append(d.FUSE, minor)
+	d.FUSE = append(d.FUSE, st.Dev_minor)
 }
 
-// control is the kernel's FUSE control file system, with a folder for each connection. Not every machine has it mounted, so it is used without.
-type control int
-
-func openControl() (control, error) {
-	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
-	if errors.Is(err, unix.ENODEV) {
-		return -1, nil // a kernel without FUSE has no connections
-	}
-	if err != nil {
-		return -1, fmt.Errorf("fsopen fusectl: %w", err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("create fusectl: %w", err)
-	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("fsmount fusectl: %w", err)
-	}
-	return control(root), nil
-}
-
-func (c control) close() { _ = unix.Close(int(c)) }
-
-// connection is the number of the FUSE connection behind a file system; the kernel names it after the file system's device.
-func (c control) connection(major, minor uint32) (uint32, bool) {
-	if major != 0 {
-		return 0, false
-	}
-	var st unix.Stat_t
-	return minor, unix.Fstatat(int(c), strconv.Itoa(int(minor)), &st, 0) == nil
+// isConnection tells whether a file system's device is that of a FUSE connection.
+func isConnection(c *fusectl.Control, major, minor uint32) bool {
+	return c != nil && major == 0 && c.Has(minor)
 }
 
 // abort makes all requests to the node's FUSE servers fail.
 func (d *devices) abort() error {
-	c, err := openControl()
+	if len(d.FUSE) == 0 {
+		return nil
+	}
+	c, err := fusectl.Open()
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	for _, minor := range d.FUSE {
-		fd, err := unix.Openat(int(c), fmt.Sprintf("%d/abort", minor), unix.O_WRONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			continue // it has gone meanwhile, with its last process
+	var errs []error
+	for _, number := range d.FUSE {
+		if err := c.Abort(number); err != nil && !errors.Is(err, unix.ENOENT) { // it has gone meanwhile, with its last process
+			errs = append(errs, err)
 		}
-		_, _ = unix.Write(fd, []byte("1"))
-		_ = unix.Close(fd)
 	}
-	return nil
+	return errors.Join(append(errs, c.Close())...)
 }
 
 // mountedDevices are the devices of the file systems in a mount table.

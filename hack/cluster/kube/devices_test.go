@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/fusectl"
 )
 
 // A FUSE file system that is mounted nowhere, as Rowan's are, is found by a descriptor and can be aborted, wherever the control file system is mounted or
@@ -29,11 +31,11 @@ func TestConnectionsWithoutControlMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(root)
-	c, err := openControl()
+	c, err := fusectl.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
+	defer c.Close()
 	var d devices
 	d.look(c, fmt.Sprintf("/proc/self/fd/%d", root))
 	if len(d.FUSE) != 1 || len(d.Files) != 1 {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/fusectl"
 	"github.com/rowan-csi/rowan/pkg/attach/fuseloop/loopdev"
 )
 
@@ -90,30 +91,13 @@ func alive(fuse *os.File) bool {
 	}
 }
 
-// abortConnection makes every request of a FUSE connection fail, now and later. It is the way out of a hang: what waits for the device gets I/O
-// errors.
+// abortConnection makes every request of a file's FUSE connection fail, now and later.
 func abortConnection(id identity) error {
-	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	c, err := fusectl.Open()
 	if err != nil {
-		return fmt.Errorf("fsopen fusectl: %w", err)
+		return err
 	}
-	defer func() { _ = unix.Close(fs) }()
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return fmt.Errorf("create fusectl: %w", err)
-	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("fsmount fusectl: %w", err)
-	}
-	defer func() { _ = unix.Close(root) }()
-	name := fmt.Sprintf("%d/abort", unix.Minor(id.Dev)) // the kernel numbers connections by their file systems' device numbers
-	fd, err := unix.Openat(root, name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open fusectl's %s: %w", name, err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	_, err = f.WriteString("1")
-	return errors.Join(err, f.Close())
+	return errors.Join(c.Abort(unix.Minor(id.Dev)), c.Close())
 }
 
 // fileName makes of an attachment's id the name that losetup shows. It ends in a random number, so that a loop device is known by it for ever:
