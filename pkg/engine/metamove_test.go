@@ -202,7 +202,21 @@ func movable(t *testing.T) (*testPool, *fsys.FaultFS, []byte) {
 // Whatever call on the new place goes wrong, the pool goes on with the old one, and the move is made later; or, where it is not known whether the switch was
 // made, the pool fails, and is whole when it is opened again.
 func TestMetadataMoveErrors(t *testing.T) {
-	failed, moved := 0, 0
+	if _, moved := eachCallFails(t, func(name string) bool {
+		return strings.HasPrefix(name, "/second/pool") && !strings.HasPrefix(name, "/second/pool/segments") && name != "/second/pool/flush"
+	}); moved < 20 {
+		t.Errorf("the metadata of %d pools moved in the end", moved)
+	}
+	// Of all those calls the few of the switch may be stepped over, for what Pebble does beside them differs from run to run. So once more those alone.
+	if failed, _ := eachCallFails(t, func(name string) bool { return strings.HasPrefix(name, "/second/pool/rowan.pool") }); failed < 3 {
+		t.Errorf("%d pools failed, want one for each call that replaces the superblock", failed)
+	}
+}
+
+// eachCallFails moves metadata with an error of the first, then the second and so on of the calls on the files named. It counts the pools that failed by
+// it, and those whose metadata moved afterwards.
+func eachCallFails(t *testing.T, named func(string) bool) (failed, moved int) {
+	t.Helper()
 	for n, met := 0, true; met; n++ {
 		p, disk, want := movable(t)
 		var mu sync.Mutex // guards calls and met while the rule is there
@@ -215,7 +229,7 @@ func TestMetadataMoveErrors(t *testing.T) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if met || !strings.HasPrefix(c.Name, "/second/pool") || strings.HasPrefix(c.Name, "/second/pool/segments") || c.Name == "/second/pool/flush" {
+			if met || !named(c.Name) {
 				return false
 			}
 			calls++
@@ -254,9 +268,7 @@ func TestMetadataMoveErrors(t *testing.T) {
 		p.check()
 		must(t, p.kill())
 	}
-	if failed == 0 || moved < 20 {
-		t.Errorf("%d pools failed, the metadata of %d moved in the end", failed, moved)
-	}
+	return failed, moved
 }
 
 var pauseRuns = flag.Int("pause.runs", 50_000, "runs in the store whose move TestMetadataMovePause times")
