@@ -111,6 +111,9 @@ func (r snapshots) cut(ctx context.Context, s *v1alpha1.LocalSnapshot) (reconcil
 		info, err = r.engine.CreateSnapshot(cutting, s.Spec.Pool, spec)
 	}
 	switch {
+	case err == nil && !info.CreatedAt.After(s.Spec.NotAfter.Time):
+		// In time for whoever asked, by the object as it was read above. Should it be Absent by now, status may still name what remove takes away.
+		return reconcile.Result{}, r.made(ctx, s, info, how)
 	case err == nil:
 		return r.adopt(ctx, s, info, how)
 	case errors.Is(err, engine.ErrExists), cutting.Err() != nil:
