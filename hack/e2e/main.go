@@ -25,6 +25,7 @@ func main() {
 	r := &run{namespace: "rowan-system", release: "rowan"}
 	flag.StringVar(&r.dir, "dir", "", "the cluster's folder (default: a new one, removed at the end)")
 	flag.IntVar(&r.nodes, "nodes", 3, "how many nodes")
+	flag.StringVar(&r.kubernetes, "kubernetes", "", "the version of Kubernetes (default: hack/cluster's)")
 	flag.StringVar(&r.artifacts, "artifacts", ".cache/e2e", "the folder for logs")
 	flag.StringVar(&r.values, "values", "", "a file of values for the chart")
 	flag.BoolVar(&r.keep, "keep", false, "leave the cluster there at the end, for a look at it")
@@ -46,6 +47,7 @@ func main() {
 type run struct {
 	dir, artifacts, values string
 	namespace, release     string
+	kubernetes             string
 	nodes                  int
 	keep                   bool
 	timeout                time.Duration
@@ -171,7 +173,11 @@ func (r *run) collect(ctx context.Context) error {
 }
 
 func (r *run) cluster(ctx context.Context, args ...string) error {
-	return r.exec(ctx, r.bin, append([]string{args[0], "--dir", r.dir}, args[1:]...)...)
+	own := []string{args[0], "--dir", r.dir}
+	if r.kubernetes != "" {
+		own = append(own, "--kubernetes", r.kubernetes)
+	}
+	return r.exec(ctx, r.bin, append(own, args[1:]...)...)
 }
 
 // exec runs a command on this terminal. An interrupt reaches it as a signal that it can clean up on.
