@@ -169,7 +169,7 @@ cluster-test: ## Bring clusters up and down, stop nodes, kill, and compare the m
 # How many flows run side by side. Most of a flow is waiting.
 E2E_P       ?= 8
 .PHONY: e2e
-e2e: ## Bring a cluster up, install the chart, run the flows of test/e2e, take it down (as root); SEED=n repeats a run's kills, RUN=regexp chooses flows, KUBERNETES=v1.32.13 another version
+e2e: ## Bring a cluster up, install the chart, run the flows of test/e2e, take it down (as root); SEED=n repeats a run's kills, RUN=regexp chooses flows, KUBERNETES=v1.32.5 another version
 	@hack/setup.sh cluster
 	$(GO) run ./hack/cluster $(if $(KUBERNETES),--kubernetes $(KUBERNETES)) build
 	$(GO) run ./hack/e2e $(if $(KUBERNETES),-kubernetes $(KUBERNETES)) -artifacts .cache/e2e -- $(GO) test -count=1 -v -timeout 40m -parallel $(E2E_P) $(if $(RUN),-run '$(RUN)') ./test/e2e \
