@@ -90,12 +90,14 @@ type Options struct {
 	anyRingFS bool
 	bootID    *[16]byte
 	patience  time.Duration // for other engines' locks
-	smallest  int64         // size of a member; 0: MinPoolSize
-	tidyTick  time.Duration
-	logBytes  int64 // how much of a metadata log is prewritten
-	wroteRing func(off int64, p []byte)
-	mutate    mutation
-	did       func(mutation) // told when a rule's step is taken
+	// pinPatience is for readers of what COW moves; 0: the constant.
+	pinPatience time.Duration
+	smallest    int64 // size of a member; 0: MinPoolSize
+	tidyTick    time.Duration
+	logBytes    int64 // how much of a metadata log is prewritten
+	wroteRing   func(off int64, p []byte)
+	mutate      mutation
+	did         func(mutation) // told when a rule's step is taken
 }
 
 func (o Options) boot() ([16]byte, error) {

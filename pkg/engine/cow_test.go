@@ -168,6 +168,7 @@ func TestChangeMode(t *testing.T) {
 // has ended.
 func TestCopyOnWriteSlowReader(t *testing.T) {
 	p, disk := memPool(t)
+	p.options.pinPatience = pinPatience
 	v := p.cowVolume("v", 1<<20)
 	s, err := p.OpenSnapshot(t.Context(), "v-s")
 	must(t, err)

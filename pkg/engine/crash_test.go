@@ -29,7 +29,7 @@ var (
 func crashOptions(t *testing.T) Options {
 	o := testOptions(t)
 	o.Observer, o.ringBytes, o.logBytes, o.patience = nil, crashRing, 64<<10, 300*time.Millisecond
-	o.SpaceWait, o.RefuseAt, o.smallest = 300*time.Millisecond, 2, SizeUnit
+	o.SpaceWait, o.RefuseAt, o.smallest, o.pinPatience = 300*time.Millisecond, 2, SizeUnit, 0
 	return o
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 )
 
 type testObserver struct{ t *testing.T }
@@ -19,7 +20,7 @@ func (testObserver) Figures(string) *Figures { return &Figures{} }
 
 func testOptions(t *testing.T) Options {
 	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, MapCache: 1, Observer: testObserver{t},
-		ChecksumRate: 1 << 40, ChecksumDelay: -1}
+		ChecksumRate: 1 << 40, ChecksumDelay: -1, pinPatience: time.Minute} // what COW does must not hang on how busy the machine is
 }
 
 // newPool makes a pool in a folder of the test's. When the test ends it is checked and closed.

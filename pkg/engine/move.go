@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -255,7 +256,7 @@ func (p *Pool) beginGroup(g *moveGroup) error {
 
 // awaitOlder is step 6 for a group.
 func (p *Pool) awaitOlder(g *moveGroup) {
-	g.patience = time.AfterFunc(pinPatience, g.noMore)
+	g.patience = time.AfterFunc(cmp.Or(p.options.pinPatience, pinPatience), g.noMore)
 	ended := func() {
 		close(g.ended)
 		g.patience.Stop()
