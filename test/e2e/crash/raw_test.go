@@ -21,8 +21,8 @@ const (
 	volumeSize = 30 * mi
 	keep       = 3
 	workers    = 8
-	// churn is what is written to both volumes between snapshots: most blocks, in a random order.
-	churn = 4 * volumeSize
+	// churn is what is written to both volumes between snapshots: most blocks, in a random order. With 4 the pool was 74 to 77 % full at its fullest.
+	churn = 6 * volumeSize
 	// rounds of snapshots are taken at least, so that the pool was as full as it gets.
 	rounds = keep + 3
 )
