@@ -424,5 +424,6 @@ func (b *batch) dropSegment(seg uint32) error {
 	if int(seg) < len(b.s.segments) {
 		b.s.segments[seg] = format.Segment{}
 	}
-	return b.DeleteRange(format.BitmapKey(first), format.BitmapKey(first+alloc.SegmentChunks), nil)
+	b.removeRange(format.BitmapKey(first), format.BitmapKey(first+alloc.SegmentChunks))
+	return nil
 }

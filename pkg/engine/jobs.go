@@ -15,10 +15,10 @@ const (
 	// may keep the committer with pages that it must look at there. Pages whose blocks lie all over the pool change a thousand bitmaps with every
 	// commit: fewer runs in each make the pass cost more.
 	stepPages = 512
-	stepRuns  = 6144
+	stepRuns  = 8192
 	stepTime  = 2 * time.Millisecond
 	// restShare is how long a pass rests after each commit, as a multiple of the time that took, while guests are busy.
-	restShare = 5
+	restShare = 4
 	// passSync is how often a pass sees to it that its commits are durable and the blocks it took away are free, if no other commit does meanwhile.
 	// A sync of the log flushes the device, and whoever writes without flushes waits for what the device has cached: with one for each commit of a
 	// pass, writers lost half of their rate, the processors half idle.

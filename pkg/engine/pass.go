@@ -34,8 +34,9 @@ func planPass(r reader, kind format.JobKind, g *lineage, pages []uint32) (plans 
 		return nil, fmt.Errorf("plan background pass: %w", err)
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
+	pl := planner{it: it, kind: kind, g: g}
 	for removed := 0; len(pages) > 0 && removed < stepRuns; pages = pages[1:] {
-		plan, err := planPage(it, kind, g, pages[0])
+		plan, err := pl.page(pages[0])
 		if err != nil {
 			return nil, fmt.Errorf("plan background pass over page %d: %w", pages[0], err)
 		}
@@ -47,9 +48,35 @@ func planPass(r reader, kind format.JobKind, g *lineage, pages []uint32) (plans 
 	return plans, nil
 }
 
-// planPage reads the layer's own runs of a page, newest generation first. Of a layer to be freed all go, of a joined one those that newer ones cover.
-func planPage(it *iterator, kind format.JobKind, g *lineage, page uint32) (plan pagePlan, err error) {
+// planner plans pages one after the other. Their lists share memory: a page of a thousand runs would let each of its own grow eleven times.
+type planner struct {
+	it                  *iterator
+	kind                format.JobKind
+	g                   *lineage
+	was, removed, keeps slab
+}
+
+// slab is memory for lists that grow one after the other.
+type slab []runs.Entry
+
+// begin makes room for a page's list, the next one.
+func (s *slab) begin() {
+	if cap(*s)-len(*s) < runs.Blocks {
+		*s = make(slab, 0, 2*runs.Blocks)
+	}
+	*s = (*s)[len(*s):]
+}
+
+// list is what was appended since it began.
+func (s *slab) list() []runs.Entry { return (*s)[:len(*s):len(*s)] }
+
+// page reads the layer's own runs of a page, newest generation first. Of a layer to be freed all go, of a joined one those that newer ones cover.
+func (pl *planner) page(page uint32) (plan pagePlan, err error) {
+	it, g := pl.it, pl.g
 	plan.page = page
+	pl.was.begin()
+	pl.removed.begin()
+	pl.keeps.begin()
 	var covered coverage
 	last, left := uint64(0), 0 // the generation being read, and how many of its runs stay
 	end := func() {
@@ -73,25 +100,26 @@ func planPage(it *iterator, kind format.JobKind, g *lineage, page uint32) (plan 
 		if err != nil {
 			return plan, err
 		}
-		plan.was = append(plan.was, e)
+		pl.was = append(pl.was, e)
 		if gen != last {
 			end()
 			last, left = gen, 0
 		}
 		switch n := covered.count(e.Off(), e.End()); {
-		case kind == format.JobFree || n == e.Len():
-			plan.removed = append(plan.removed, e)
+		case pl.kind == format.JobFree || n == e.Len():
+			pl.removed = append(pl.removed, e)
 		case n > 0 || e.IsZero():
 			plan.slow = true
 			return plan, nil
 		default:
-			plan.keeps = append(plan.keeps, e)
+			pl.keeps = append(pl.keeps, e)
 			left++
 		}
 		covered.add(e.Off(), e.End())
 		ok = it.Next()
 	}
 	end()
+	plan.was, plan.removed, plan.keeps = pl.was.list(), pl.removed.list(), pl.keeps.list()
 	return plan, it.Error()
 }
 
@@ -158,8 +186,8 @@ func (c *passCommit) planned(b *batch, plan *pagePlan) error {
 			return err
 		}
 	}
+	b.removeRuns(c.line.family, plan.page, plan.removed, plan.gone)
 	for _, e := range plan.removed {
-		b.removeRun(c.line.family, plan.page, e.Gen(), e.Off())
 		if e.IsZero() {
 			continue
 		}

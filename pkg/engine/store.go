@@ -13,6 +13,7 @@ import (
 
 	"github.com/rowan-csi/rowan/pkg/engine/alloc"
 	"github.com/rowan-csi/rowan/pkg/engine/format"
+	"github.com/rowan-csi/rowan/pkg/engine/runs"
 )
 
 // maxBatch is where a commit that need not be atomic is cut into several batches, in bytes.
@@ -343,6 +344,12 @@ func (b *batch) remove(key []byte) {
 	}
 }
 
+func (b *batch) removeRange(from, to []byte) {
+	if err := b.DeleteRange(from, to, nil); err != nil {
+		panic(err)
+	}
+}
+
 func (b *batch) full() bool { return b.Len() >= maxBatch }
 
 // putRun writes one run; its blocks' bits are the caller's to set.
@@ -357,6 +364,29 @@ func (b *batch) removeRun(family, page uint32, gen uint64, block int) {
 	var key [format.RunKeyLen]byte
 	b.s.note(family, page)
 	b.remove(format.AppendRunKey(key[:0], family, page, gen, block))
+}
+
+// rangeRuns is from how many runs on a generation's are removed from a page by range: that costs a reader more than one key's removal does, and
+// the log, the memory and the compactions less than many.
+const rangeRuns = 8
+
+// removeRuns removes runs of a page, those of a generation side by side. Of the generations gone they are all that the page has.
+func (b *batch) removeRuns(family, page uint32, list []runs.Entry, gone []uint64) {
+	for len(list) > 0 {
+		gen, n := list[0].Gen(), 1
+		for n < len(list) && list[n].Gen() == gen {
+			n++
+		}
+		if n >= rangeRuns && slices.Contains(gone, gen) {
+			b.s.note(family, page)
+			b.removeRange(format.RunKey(family, page, gen, 0), format.RunKey(family, page, gen, runs.Blocks))
+		} else {
+			for _, e := range list[:n] {
+				b.removeRun(family, page, gen, e.Off())
+			}
+		}
+		list = list[n:]
+	}
 }
 
 // use changes what a layer owns (blocks) and touches (pages).

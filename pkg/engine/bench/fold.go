@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine"
@@ -25,10 +26,23 @@ const (
 )
 
 // fold deletes some of a thousand snapshots of a volume with very many mapped blocks, while a writer goes on: the names must go at once, the
-// background passes must end soon, write no data, and leave the writer nearly all of its rate.
-func (r *runner) fold(ctx context.Context) (err error) {
+// background passes must end soon, write no data, and leave the writer nearly all of its rate. Every round does all of it anew.
+func (r *runner) fold(ctx context.Context) error {
+	found := map[string][]removal{}
+	for round := range r.Rounds {
+		if err := r.foldRound(ctx, round, found); err != nil {
+			return err
+		}
+	}
+	for _, c := range foldCases {
+		r.tellFold(c.name, found[c.name])
+	}
+	return nil
+}
+
+func (r *runner) foldRound(ctx context.Context, round int, found map[string][]removal) (err error) {
 	const name = "fold"
-	f := foldRun{runner: r}
+	f := foldRun{runner: r, round: round}
 	if f.pool, err = r.ground.pool(ctx, name, r.foldPool()); err != nil {
 		return err
 	}
@@ -39,10 +53,12 @@ func (r *runner) fold(ctx context.Context) (err error) {
 		return err
 	}
 	return f.underWriter(ctx, func(ctx context.Context) error {
-		for _, c := range f.cases() {
-			if err := f.remove(ctx, c.name, c.snapshot); err != nil {
+		for _, c := range foldCases {
+			m, err := f.remove(ctx, c.name, c.snapshot)
+			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
+			found[c.name] = append(found[c.name], m)
 		}
 		return nil
 	})
@@ -52,6 +68,7 @@ func (r *runner) fold(ctx context.Context) (err error) {
 // with a tenth as runs of one block each, half of the upper one over the lower's. Every other layer has a few blocks, the last one a hundredth.
 type foldRun struct {
 	*runner
+	round  int
 	pool   *engine.Pool
 	volume *engine.Volume
 	taken  int
@@ -107,6 +124,9 @@ func (f *foldRun) build(ctx context.Context) (err error) {
 	}
 	info := f.volume.Info()
 	f.say("%d snapshots of %d mapped blocks made in %v", f.taken, info.Mapped/blockSize, time.Since(began).Round(time.Second))
+	if f.round > 0 {
+		return settled(ctx, f.pool)
+	}
 	f.report.add(Figure{Name: "fold-mapped-blocks", Value: float64(info.Mapped / blockSize), AtLeast: bar(float64(f.FoldBlocks))})
 	return settled(ctx, f.pool)
 }
@@ -142,15 +162,11 @@ func (f *foldRun) snapshots(ctx context.Context, there int) error {
 	return context.Cause(ctx)
 }
 
-type foldCase struct {
+var foldCases = []struct {
 	name     string
 	snapshot int
-}
-
-func (f *foldRun) cases() []foldCase {
-	return []foldCase{
-		{"middle", foldSnapshots / 4}, {"scattered", foldSnapshots / 2}, {"newest", foldSnapshots - 1}, {"oldest", 0},
-	}
+}{
+	{"middle", foldSnapshots / 4}, {"scattered", foldSnapshots / 2}, {"newest", foldSnapshots - 1}, {"oldest", 0},
 }
 
 // underWriter does something while a writer overwrites the window, from when it owns all of it.
@@ -213,58 +229,68 @@ func (m moment) rate(before moment) float64 {
 	return float64(m.requests-before.requests) / m.at.Sub(before.at).Seconds()
 }
 
-// remove deletes a snapshot.
-func (f *foldRun) remove(ctx context.Context, name string, snapshot int) error {
-	f.say("%s: deleting snapshot %d", name, snapshot)
-	measure := func(from moment) (moment, error) {
-		err := f.until(ctx, func() bool { return time.Since(from.at) >= foldRate })
-		return f.now(), err
-	}
-	stopProfile, err := f.profile("fold-"+name, 0)
-	if err != nil {
-		return err
-	}
-	defer stopProfile()
-	start := f.now()
-	before, err := measure(start)
-	if err != nil {
-		return err
-	}
-	meta := f.pool.MetadataCounts()
-	if err := f.pool.DeleteSnapshot(ctx, snapshotName(snapshot)); err != nil {
-		return err
-	}
-	gone := time.Since(before.at)
-	if err := f.pool.WaitJobs(ctx); err != nil {
-		return err
-	}
-	pass := time.Since(before.at)
-	meanwhile := f.now()
-	if pass < foldRate {
-		if meanwhile, err = measure(before); err != nil {
-			return err
-		}
-	}
-	stopProfile()
-	cost := f.pool.MetadataCounts().Sub(meta)
-	if err := settled(ctx, f.pool); err != nil {
-		return err
-	}
-	from := f.now()
-	after, err := measure(from)
-	if err != nil {
-		return err
-	}
-	f.tell(name, gone, pass, foldRates{before.rate(start), meanwhile.rate(before), after.rate(from)},
-		dataOf(before, meanwhile, f.Depth), cost.Bytes())
-	return nil
+// removal is what a delete of a snapshot took: until its name was gone and until its pass had ended, what was written meanwhile that no guest asked for,
+// in bytes, and the writer's rates.
+type removal struct {
+	gone, pass time.Duration
+	data, meta uint64
+	rates      foldRates
 }
 
 // foldRates are a writer's, in requests a second.
 type foldRates struct{ before, meanwhile, after float64 }
 
 // loss is what part of its rate the writer lost, against what it had before and after: a shared machine is not the same for long.
-func (r foldRates) loss() float64 { return max(0, 1-2*r.meanwhile/(r.before+r.after)) }
+func (r foldRates) loss() float64 { return 1 - 2*r.meanwhile/(r.before+r.after) }
+
+// remove deletes a snapshot.
+func (f *foldRun) remove(ctx context.Context, name string, snapshot int) (m removal, err error) {
+	f.say("%s: deleting snapshot %d", name, snapshot)
+	measure := func(from moment) (moment, error) {
+		err := f.until(ctx, func() bool { return time.Since(from.at) >= foldRate })
+		return f.now(), err
+	}
+	stopProfile, err := f.profile("fold-"+name, f.round)
+	if err != nil {
+		return m, err
+	}
+	defer stopProfile()
+	start := f.now()
+	before, err := measure(start)
+	if err != nil {
+		return m, err
+	}
+	meta := f.pool.MetadataCounts()
+	if err := f.pool.DeleteSnapshot(ctx, snapshotName(snapshot)); err != nil {
+		return m, err
+	}
+	m.gone = time.Since(before.at)
+	if err := f.pool.WaitJobs(ctx); err != nil {
+		return m, err
+	}
+	m.pass = time.Since(before.at)
+	meanwhile := f.now()
+	if m.pass < foldRate {
+		if meanwhile, err = measure(before); err != nil {
+			return m, err
+		}
+	}
+	stopProfile()
+	cost := f.pool.MetadataCounts().Sub(meta)
+	m.data, m.meta = dataOf(before, meanwhile, f.Depth), cost.Bytes()
+	if err := settled(ctx, f.pool); err != nil {
+		return m, err
+	}
+	from := f.now()
+	after, err := measure(from)
+	if err != nil {
+		return m, err
+	}
+	m.rates = foldRates{before.rate(start), meanwhile.rate(before), after.rate(from)}
+	f.say("%s: name gone in %v, pass %v, %d bytes of data, writes/s %.0f, %.0f, %.0f", name, m.gone, m.pass, m.data,
+		m.rates.before, m.rates.meanwhile, m.rates.after)
+	return m, nil
+}
 
 // dataOf is how many bytes of data were written that no guest asked for. What was under way at the first moment counted as the guest's before it and
 // as written after it.
@@ -276,15 +302,32 @@ func dataOf(from, to moment, depth int) uint64 {
 	return 0
 }
 
-func (f *foldRun) tell(name string, gone, pass time.Duration, rates foldRates, data, meta uint64) {
-	f.report.add(
-		Figure{Name: "fold-name-gone-" + name, Value: milliseconds(gone), Unit: "ms", AtMost: bar(milliseconds(nameGoneBar))},
-		Figure{Name: "fold-pass-" + name, Value: pass.Seconds(), Unit: "s", AtMost: bar(passBar.Seconds())},
-		Figure{Name: "fold-data-written-" + name, Value: float64(data), Unit: "B", AtMost: bar(0)},
-		Figure{Name: "fold-metadata-written-" + name, Value: float64(meta >> 10), Unit: "KiB"},
-		Figure{Name: "fold-writes-before-" + name, Value: rates.before, Unit: "/s"},
-		Figure{Name: "fold-writes-meanwhile-" + name, Value: rates.meanwhile, Unit: "/s"},
-		Figure{Name: "fold-writes-after-" + name, Value: rates.after, Unit: "/s"},
-		Figure{Name: "fold-writer-loss-" + name, Value: rates.loss(), AtMost: bar(lossBar)})
-	f.say("%s: name gone in %v, pass %v, %d bytes of data, writes/s %.0f, %.0f, %.0f", name, gone, pass, data, rates.before, rates.meanwhile, rates.after)
+// tellFold reports a case's rounds: of the writer's loss the median, because single rates of a busy machine differ by a tenth and more with nothing to
+// do, of all else that has a bar the worst.
+func (r *runner) tellFold(name string, rounds []removal) {
+	of := func(value func(removal) float64) (v []float64) {
+		for _, m := range rounds {
+			v = append(v, value(m))
+		}
+		return v
+	}
+	worst := func(figure, unit string, most float64, value func(removal) float64) Figure {
+		v := of(value)
+		return Figure{Name: "fold-" + figure + "-" + name, Value: slices.Max(v), Unit: unit, AtMost: bar(most), Samples: v}
+	}
+	middle := func(figure, unit string, value func(removal) float64) Figure {
+		v := of(value)
+		return Figure{Name: "fold-" + figure + "-" + name, Value: median(v), Unit: unit, Samples: v}
+	}
+	loss := middle("writer-loss", "", func(m removal) float64 { return m.rates.loss() })
+	loss.Value, loss.AtMost = max(0, loss.Value), bar(lossBar)
+	r.report.add(
+		worst("name-gone", "ms", milliseconds(nameGoneBar), func(m removal) float64 { return milliseconds(m.gone) }),
+		worst("pass", "s", passBar.Seconds(), func(m removal) float64 { return m.pass.Seconds() }),
+		worst("data-written", "B", 0, func(m removal) float64 { return float64(m.data) }),
+		middle("metadata-written", "KiB", func(m removal) float64 { return float64(m.meta >> 10) }),
+		middle("writes-before", "/s", func(m removal) float64 { return m.rates.before }),
+		middle("writes-meanwhile", "/s", func(m removal) float64 { return m.rates.meanwhile }),
+		middle("writes-after", "/s", func(m removal) float64 { return m.rates.after }),
+		loss)
 }
