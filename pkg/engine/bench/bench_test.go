@@ -175,7 +175,8 @@ func TestRun(t *testing.T) {
 		}
 		barred[f.Name] = f.AtLeast != nil || f.AtMost != nil
 	}
-	want := []string{"read-q4-ratio", "overwrite-q4-ratio", "first-write-q4-ratio", "data-bytes-per-first-write", "data-reads-per-first-write",
+	want := []string{"read-q4-ratio", "overwrite-q4-ratio", "first-write-q4-ratio", "read-q1-ratio", "overwrite-q1-ratio",
+		"overwrite-flush-q1-ratio", "first-write-q1-ratio", "first-write-flush-q1-ratio", "cow-first-write-q4-ratio", "data-bytes-per-first-write", "data-reads-per-first-write",
 		"metadata-bytes-per-first-write", "memory-resident-while-writing"}
 	for _, size := range []string{"1GiB", "1024GiB"} {
 		for _, there := range []string{"1", "1000"} {
