@@ -47,8 +47,11 @@ func TestRetainedVolumeIsAdopted(t *testing.T) {
 			if elsewhere {
 				g, q.Name = f.Cluster.Flow(t), "adopted"
 			}
-			patch(t, f, pv, func(pv *corev1.PersistentVolume) { pv.Spec.ClaimRef = nil })
 			adopted := q.Object(g.Namespace)
+			patch(t, f, pv, func(pv *corev1.PersistentVolume) {
+				// Kept for this claim: with no claim named, any other one that waits for its first pod may be given the volume.
+				pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: adopted.Namespace, Name: adopted.Name}
+			})
 			adopted.Spec.VolumeName = pv.Name
 			if err := g.Create(t.Context(), adopted); err != nil {
 				t.Fatal(err)
