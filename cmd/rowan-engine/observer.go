@@ -58,7 +58,7 @@ func (o *observer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 			name  string
 			value *engine.Histogram
 		}{
-			{"round_ns", &f.RoundTime}, {"round_pages", &f.RoundRuns}, {"member_flush_ns", &f.MemberFlush}, {"commit_ns", &f.CommitTime},
+			{"round_ns", &f.RoundTime}, {"round_pages", &f.RoundRuns}, {"member_flush_ns", &f.MemberFlush}, {"flush_log_ns", &f.LogTime}, {"commit_ns", &f.CommitTime},
 			{"gates_shut_ns", &f.GatesShut},
 		} {
 			writeHistogram(w, pool+" "+h.name, h.value)

@@ -138,7 +138,7 @@ func (c checkView) table(w io.Writer) error {
 	if c.Clean != nil {
 		closed = "yes"
 		if !*c.Clean {
-			closed = "no: what was written since the last commit may be in the engine's ring alone, and was not looked at"
+			closed = "no: what was written since the last commit may be in the engine's ring or the flush log alone, and was not looked at"
 		}
 	}
 	repaired := ""

@@ -95,6 +95,7 @@ type Options struct {
 	smallest    int64 // size of a member; 0: MinPoolSize
 	tidyTick    time.Duration
 	logBytes    int64 // how much of a metadata log is prewritten
+	flushSlots  int   // records in the flush log; 0: its default
 	wroteRing   func(off int64, p []byte)
 	mutate      mutation
 	did         func(mutation) // told when a rule's step is taken

@@ -13,7 +13,7 @@ import (
 type OfflineReport struct {
 	CheckReport
 	Pool  string
-	Clean bool // closed in order; if not, writes since the last commit may be in the ring alone, which is not looked at
+	Clean bool // closed in order; if not, writes since the last commit may be in the ring and the flush log alone, which are not looked at
 
 	Repaired int      // records that were written anew or removed
 	Found    []string // by a repair: the problems before it; Problems are those that it has left

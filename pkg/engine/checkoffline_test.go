@@ -19,7 +19,7 @@ func TestCheckOffline(t *testing.T) {
 	v := p.volume("v", 1<<20)
 	_, err := v.WriteAt(bytes.Repeat([]byte{1}, 3*BlockSize), 0)
 	must(t, err)
-	must(t, v.Flush())
+	must(t, p.flush())
 	_, err = v.WriteAt(bytes.Repeat([]byte{1}, BlockSize), 512<<10)
 	must(t, err)
 

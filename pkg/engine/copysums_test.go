@@ -17,7 +17,7 @@ func TestChecksumsOfMoved(t *testing.T) {
 	if c := v.Info().Counters; c.Copies < 40 {
 		t.Fatalf("%d copies", c.Copies)
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	wantSums(t, p, 1024, "after COW has moved 40 of them")
 	for start := int64(0); ; {
 		step, err := p.Tidy(t.Context(), TidySpec{Volume: "v", Start: start, Rate: -1})
@@ -43,7 +43,7 @@ func TestCopyVerifies(t *testing.T) {
 	if now := p.placesOf(v)[10]; now == place {
 		t.Fatal("the volume took the place of what could not be copied")
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	r, found := p.scrubFinds()
 	if r.Problems != 1 || found[0].FileOffset%(1<<30) != int64(place)*BlockSize%(1<<30) || found[0].Offset != 10*BlockSize || found[0].Volumes != nil {
 		t.Fatalf("%+v %+v", r, found)

@@ -190,7 +190,7 @@ func TestCopyOnWriteSlowReader(t *testing.T) {
 	if now := p.placesOf(v); now[5] == places[5] {
 		t.Fatal("the old place was overwritten while it was being read")
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	close(release)
 	must(t, <-read)
 	if !bytes.Equal(got, want[5*BlockSize:6*BlockSize]) {

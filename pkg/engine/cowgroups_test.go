@@ -55,7 +55,7 @@ func TestCopyOnWriteBesideSlowWriter(t *testing.T) {
 func TestMoveGroupsOverlap(t *testing.T) {
 	p, disk := memPool(t)
 	v := p.cowVolume("v", 1<<20)
-	must(t, v.Flush())
+	must(t, p.flush())
 	synced, release := hold(disk, fsys.OpWriteDurable, "*.log", func(fsys.Call) bool { return true })
 	defer release()
 	first, second := make(chan struct{}), make(chan struct{})

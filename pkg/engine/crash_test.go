@@ -29,6 +29,7 @@ var (
 func crashOptions(t *testing.T) Options {
 	o := testOptions(t)
 	o.Observer, o.ringBytes, o.logBytes, o.patience = nil, crashRing, 64<<10, 300*time.Millisecond
+	o.flushSlots = 4 // so few that flushes commit as well
 	o.SpaceWait, o.RefuseAt, o.smallest, o.pinPatience = 300*time.Millisecond, 2, SizeUnit, 0
 	return o
 }

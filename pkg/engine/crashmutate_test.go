@@ -15,7 +15,7 @@ var mutationNames = [mutations]string{
 	mutateCopyFlush: "CopyFlush", mutateMovePins: "MovePins", mutateMoveMark: "MoveMark",
 	mutateSumDrop: "SumDrop", mutateSumVoid: "SumVoid",
 	mutateCopySynced: "CopySynced", mutateCopyPinned: "CopyPinned", mutateCopyPublish: "CopyPublish",
-	mutateFlushOne: "FlushOne", mutateCombine: "Combine",
+	mutateFlushOne: "FlushOne", mutateCombine: "Combine", mutateLogFlush: "LogFlush", mutateLogRoom: "LogRoom",
 	mutateRemoveMoved: "RemoveMoved", mutateRemoveSynced: "RemoveSynced", mutateDrainRoom: "DrainRoom", mutateGrowthLimit: "GrowthLimit",
 	mutateRollbackHeld: "RollbackHeld",
 	mutateMetaNamed:    "MetaNamed", mutateMetaSynced: "MetaSynced", mutateMetaPause: "MetaPause", mutateMetaSwitch: "MetaSwitch",

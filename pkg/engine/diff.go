@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/rowan-csi/rowan/pkg/engine/format"
 	"github.com/rowan-csi/rowan/pkg/engine/runs"
@@ -69,6 +71,9 @@ type differ struct {
 	end    int64    // runs count up to here; from here to
 	tail   int64    // here only the larger of the two has anything
 
+	// looked, by page and in order, is what flushes made durable and nobody has committed: the pool is open for looking.
+	looked map[uint32][]runs.Entry
+
 	page  DiffPage
 	marks [runs.Blocks]bool
 }
@@ -119,9 +124,13 @@ func (p *Pool) diffTarget(d *differ) error {
 		}
 		layerID, d.size = v.rec.Layer, int64(v.rec.Size)
 		if p.readOnly == nil {
-			if err := p.flush(); err != nil {
-				return err
-			}
+			err = p.flush()
+		} else {
+			d.looked = map[uint32][]runs.Entry{}
+			err = p.lookedAt(v.id, func(page uint32, run runs.Entry) { d.looked[page] = append(d.looked[page], run) })
+		}
+		if err != nil {
+			return err
 		}
 	}
 	d.target = p.catalogue.lineageOf(p.catalogue.layers[layerID])
@@ -146,10 +155,14 @@ func eitherPath(a, b []uint64) (out []uint64) {
 
 func (d *differ) list(ctx context.Context) (DiffPage, error) {
 	d.page.Size = d.size
-	touched, err := newTouchedPages(d.snap, d.gens, uint32(min(d.start, MaxVolumeSize-1)/pageBytes))
+	first := uint32(min(d.start, MaxVolumeSize-1) / pageBytes)
+	touched, err := newTouchedPages(d.snap, d.gens, first)
 	if err != nil {
 		return DiffPage{}, err
 	}
+	looked := slices.Sorted(maps.Keys(d.looked))
+	at, _ := slices.BinarySearch(looked, first)
+	touched.also(looked[at:])
 	for {
 		page, gens, ok, err := touched.next()
 		if err != nil {
@@ -174,17 +187,18 @@ func (d *differ) markPage(page uint32, gens []uint64) error {
 	clear(d.marks[:])
 	mark := func(e runs.Entry) {
 		for i := e.Off(); i < e.End(); i++ {
-			d.marks[i] = true
+			d.marks[i] = d.spec.From != "" || !e.IsZero()
 		}
 	}
 	if d.spec.From == "" {
+		gens = nil
 		list, err := readPage(d.snap, d.target, page, nil)
-		for _, e := range list {
-			if !e.IsZero() {
-				mark(e)
-			}
+		if err != nil {
+			return err
 		}
-		return err
+		for _, e := range list {
+			mark(e)
+		}
 	}
 	for _, gen := range gens {
 		err := scan(d.snap, format.RunKey(d.target.family, page, gen, 0), format.RunKey(d.target.family, page, gen-1, 0), func(key, val []byte) error {
@@ -201,6 +215,9 @@ func (d *differ) markPage(page uint32, gens []uint64) error {
 		if err != nil {
 			return fmt.Errorf("read runs of generation %d in page %d: %w", gen, page, err)
 		}
+	}
+	for _, e := range d.looked[page] {
+		mark(e)
 	}
 	return nil
 }

@@ -26,7 +26,8 @@
 // exactly one run, so nothing is counted.
 //
 // Writes to blocks that the head owns go to their place. All others are redirected: new block, data, then an entry in the ring (which is what survives
-// SIGKILL), then the map; the run itself goes into the next commit. A Flush is a round: flush the device, commit what is pending, synced.
+// SIGKILL), then the map; the run itself goes into the next commit. A Flush is a round: flush the device, and commit what is pending, synced, or
+// write it to the flush log.
 //
 // Where things are: pool.go and open.go (life of a pool), volumes.go, cut.go, snapshots.go and diff.go (operations), volume.go, write.go, discard.go
 // (the data path), pages.go (the flattened map and pending runs), round.go (making them durable), store.go (the committer), edit.go (changing a

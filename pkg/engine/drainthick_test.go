@@ -57,6 +57,7 @@ func TestThickVolumeDiscardsOnDrainedMember(t *testing.T) {
 	p.quietRest()
 	v := p.thick("thick", 4<<20, RedirectOnWrite)
 	must(t, p.fillVolume("thick"))
+	must(t, p.flush())
 	second := p.members.table.Load().find(1)
 	if n := p.usedOn(p.members.table.Load(), second); n < 64 {
 		t.Fatalf("%d of the volume's blocks are on the member that is to be drained", n)
@@ -72,7 +73,7 @@ func TestThickVolumeDiscardsOnDrainedMember(t *testing.T) {
 	rewrite := func(first, size int64) {
 		t.Helper()
 		must(t, v.Discard(first, size))
-		must(t, v.Flush())
+		must(t, p.flush())
 		for off, b := first, bytes.Repeat([]byte{7}, 64<<10); off < first+size; off += int64(len(b)) {
 			if _, err := v.WriteAt(b, off); err != nil {
 				t.Fatalf("%v\n%s", err, p.spaceText())

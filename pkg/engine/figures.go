@@ -16,6 +16,7 @@ type Figures struct {
 	RoundTime      Histogram // a round, from its seal to its commit's sync; cuts too
 	RoundRuns      Histogram // pages with pending runs that a round commits, not a time
 	MemberFlush    Histogram // one flush of the members
+	LogTime        Histogram // a round without a commit: a flush of the members, and a record in the flush log if there was anything to record
 	CommitTime     Histogram // from a batch's turn at the committer to its sync
 	CommitBytes    Counter   // of batches
 	GatesShut      Histogram // how long a cut kept writers out

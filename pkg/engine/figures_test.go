@@ -30,6 +30,7 @@ func TestFigures(t *testing.T) {
 	must(t, err)
 	must(t, v.Discard(8*BlockSize, BlockSize))
 	must(t, v.Flush())
+	must(t, p.flush())
 	must(t, p.DeleteSnapshot(t.Context(), "s"))
 	p.jobsDone()
 	vf := f.Volumes()["v"]
@@ -45,7 +46,7 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	for name, n := range map[string]uint64{
-		"rounds": f.RoundTime.Value().Count, "member flushes": f.MemberFlush.Value().Count, "commits": f.CommitTime.Value().Count,
+		"rounds": f.RoundTime.Value().Count, "flushes logged": f.LogTime.Value().Count, "member flushes": f.MemberFlush.Value().Count, "commits": f.CommitTime.Value().Count,
 		"committed bytes": f.CommitBytes.Value(), "pages of passes": f.JoinPages.Value(), "blocks freed by passes": f.FreedBlocks.Value(),
 		"cache hits": f.CacheHits.Value(), "cache misses": f.CacheMisses.Value(),
 	} {

@@ -107,7 +107,7 @@ func TestSpaceLadder(t *testing.T) {
 	must(t, p.DeleteSnapshot(t.Context(), "s"))
 	must(t, p.DeleteSnapshot(t.Context(), "s2"))
 	must(t, v.Discard(0, v.Size()))
-	must(t, v.Flush())
+	must(t, p.flush())
 	p.jobsDone()
 	until(t, "there is space again", func() bool { return p.Info().Level == SpaceAmple && seen.has("ample space again") })
 }
@@ -217,7 +217,7 @@ func fullPool(t *testing.T, wait time.Duration) (p *testPool, v *Volume, at int6
 	p = newPool(t, o, MinPoolSize)
 	v = p.volume("v", 2*MinPoolSize)
 	at = p.fillTo(v, 0, 0)
-	must(t, v.Flush())
+	must(t, p.flush())
 	return p, v, at
 }
 
@@ -299,7 +299,7 @@ func TestFullPoolIsToldOnce(t *testing.T) {
 func TestLastBlocksGoToOne(t *testing.T) {
 	p, v, at := fullPool(t, 5*time.Minute)
 	must(t, v.Discard(0, 1<<20+512<<10))
-	must(t, v.Flush())
+	must(t, p.flush())
 	until(t, "what was discarded is free", func() bool { free, _, _ := p.alloc.Free(); return free == 384 })
 	done := make(chan error, 2)
 	for i := range int64(2) {
@@ -316,7 +316,7 @@ func TestLastBlocksGoToOne(t *testing.T) {
 	}
 	first()
 	must(t, v.Discard(2<<20, 1<<20))
-	must(t, v.Flush())
+	must(t, p.flush())
 	first()
 }
 

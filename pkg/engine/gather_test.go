@@ -32,7 +32,7 @@ func TestGather(t *testing.T) {
 	for _, committed := range []bool{false, true} {
 		p, _ := memPool(t)
 		v, want := scatterHead(t, p)
-		must(t, v.Flush())
+		must(t, p.flush())
 		used := p.Info().Used
 		if !committed {
 			for i := 0; i < 256; i += 2 { // pending over committed
@@ -55,7 +55,7 @@ func TestGather(t *testing.T) {
 		v = p.open("v")
 		expect(t, v, want)
 		p.check()
-		must(t, v.Flush())
+		must(t, p.flush())
 		p.jobsDone()
 		if now := p.Info().Used; now != used {
 			t.Errorf("%d bytes are used, %d were before", now, used)
@@ -87,7 +87,7 @@ func TestGatherInFullPool(t *testing.T) {
 	_, err = v.WriteAt(want[:1<<20], 0)
 	must(t, err)
 	expect(t, v, want)
-	must(t, v.Flush())
+	must(t, p.flush())
 	expect(t, v, want)
 }
 
@@ -171,7 +171,7 @@ func TestCutRewritesPagesBeforeGates(t *testing.T) {
 			must(t, err)
 		}
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	if n := p.pages.careful(); n != 0 {
 		t.Fatalf("%d pages are to be rewritten when nothing is pending", n)
 	}

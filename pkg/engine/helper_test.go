@@ -19,7 +19,7 @@ func (o testObserver) Event(pool, message string, kv ...any) {
 func (testObserver) Figures(string) *Figures { return &Figures{} }
 
 func testOptions(t *testing.T) Options {
-	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, MapCache: 1, Observer: testObserver{t},
+	return Options{RingDir: t.TempDir(), MountDir: t.TempDir(), anyRingFS: true, ringBytes: 64 << 10, flushSlots: 16, MapCache: 1, Observer: testObserver{t},
 		ChecksumRate: 1 << 40, ChecksumDelay: -1, pinPatience: time.Minute} // what COW does must not hang on how busy the machine is
 }
 
@@ -102,6 +102,9 @@ func (tp *testPool) kill() error {
 	close(p.stop)
 	p.wg.Wait()
 	err := p.store.close()
+	if l := p.flushes.log; l != nil { // whoever has the rounds' turn has it still
+		err = errors.Join(err, l.Close())
+	}
 	return errors.Join(err, p.pages.close(), p.ring.Close(), p.members.close())
 }
 

@@ -120,7 +120,7 @@ func TestPassRemovesByRange(t *testing.T) {
 	write(3, 1, 2, runs.Blocks-rangeRuns/2, runs.Blocks) // a few only
 	snapshot("above")
 	write(4, 3, 64, 0, runs.Blocks)
-	must(t, v.Flush())
+	must(t, p.flush())
 	must(t, p.DeleteSnapshot(t.Context(), "joined"))
 	p.jobsDone()
 	p.check()

@@ -234,7 +234,7 @@ func TestFailedFlush(t *testing.T) {
 	p := newPool(t, o, MinPoolSize)
 	v := p.volume("v", 4<<20)
 	data := fill(t, v, 1)
-	must(t, v.Flush())
+	must(t, p.flush()) // committed, the chunk is known to be written: from here on the flush file is what is synced
 	faults.Add(fsys.Rule{Op: fsys.OpSync, Glob: "flush", Err: unix.EIO})
 	if _, err := v.WriteAt(data[:BlockSize], 0); err != nil {
 		t.Fatal(err)

@@ -376,12 +376,12 @@ func (p *Pool) meetMembers(db *metadata, meta opened, list []opened, why map[str
 }
 
 // withoutMissing sees to it that the ring can be committed while members are missing. Promise "no batch holds a run whose data was not covered by a member
-// flush": a member that is not there cannot be flushed, so what the ring says of its blocks may not be committed. Going on without those writes is the
-// caller's to decide; bringing the member back saves them.
-func (p *Pool) withoutMissing(entries []ring.Entry) (kept []ring.Entry, err error) {
+// flush": a member that is not there cannot be flushed, so what the ring says of its blocks may not be committed, unless the flush log has it: what is up
+// to the sequence flushed was. Going on without those writes is the caller's to decide; bringing the member back saves them.
+func (p *Pool) withoutMissing(entries []ring.Entry, flushed uint64) (kept []ring.Entry, err error) {
 	t := p.members.table.Load()
 	for _, e := range entries {
-		if e.Place == ring.ZeroPlace {
+		if e.Place == ring.ZeroPlace || e.Sequence <= flushed {
 			kept = append(kept, e)
 			continue
 		}

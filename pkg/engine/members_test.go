@@ -61,7 +61,7 @@ func TestStripedMembers(t *testing.T) {
 	v := p.volume("v", 64<<20)
 	p.quiet() // each has space: a writer does not wait for the next one's
 	want := fillPattern(t, v, 48)
-	must(t, v.Flush())
+	must(t, p.flush())
 	info := p.Info()
 	if info.Size != 3*MinPoolSize || info.Used != 48<<20 || info.Free != info.Size-info.Used || info.Allocation != AllocationStriped || info.State != "Ready" {
 		t.Fatalf("%+v", info)
@@ -99,7 +99,7 @@ func TestFilledMembers(t *testing.T) {
 	p := newPoolOf(t, testOptions(t), 2, AllocationFilled)
 	v := p.volume("v", 1<<30)
 	fillPattern(t, v, 64)
-	must(t, v.Flush())
+	must(t, p.flush())
 	if m := p.Info().Members; m[0].Used != 64<<20 || m[1].Used != 0 {
 		t.Fatalf("%+v", m)
 	}
@@ -111,7 +111,7 @@ func TestFilledMembers(t *testing.T) {
 		_, err := v.WriteAt(b, off)
 		must(t, err)
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	for _, m := range p.Info().Members {
 		if m.Used != MinPoolSize {
 			t.Errorf("%+v", m)
@@ -311,6 +311,33 @@ func TestMissingMemberInRing(t *testing.T) {
 	wantContent(t, p.open("v"), want)
 }
 
+// What the flush log knows was flushed, on that member too: it is committed without it, and whole when the member is back.
+func TestMissingMemberInFlushLog(t *testing.T) {
+	p := newPoolOf(t, testOptions(t), 2, AllocationFilled)
+	p.quiet()
+	v := p.volume("v", 64<<20)
+	p.alloc.CloseLane(0)
+	p.rounds.turn.Lock() // no round commits it
+	want := fillPattern(t, v, 1)
+	logged, err := p.logPending()
+	must(t, err)
+	if !logged {
+		t.Fatal("the flush needs a commit")
+	}
+	second := filepath.Join(filepath.Dir(p.dir), "b")
+	must(t, p.kill())
+	p.rounds.turn.Unlock()
+	must(t, os.Rename(second, second+".away"))
+	p.reopen()
+	if _, err := p.OpenVolume(t.Context(), "v"); !errors.Is(err, ErrMemberMissing) {
+		t.Fatalf("opened without its member: %v", err)
+	}
+	must(t, p.kill())
+	must(t, os.Rename(second+".away", second))
+	p.reopen()
+	wantContent(t, p.open("v"), want)
+}
+
 // A full pool's waiting write goes on when a member is added, and an add that was interrupted can be done again.
 func TestAddMember(t *testing.T) {
 	o := testOptions(t)
@@ -329,7 +356,7 @@ func TestAddMember(t *testing.T) {
 				return
 			}
 		}
-		written <- v.Flush()
+		written <- p.flush()
 	}()
 	until(t, "the pool is full", func() bool { return p.Info().Level == SpaceFull })
 	dir := filepath.Join(filepath.Dir(p.dir), "b")
@@ -454,7 +481,7 @@ func TestDrainRefusedAndCancelled(t *testing.T) {
 		_, err := v.WriteAt(b, off)
 		must(t, err)
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	if _, err := p.DrainMember(t.Context(), "1", false); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("nowhere to go: %v", err)
 	}

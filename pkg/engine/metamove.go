@@ -140,15 +140,24 @@ func (mv *metaMove) prepare() error {
 	return err
 }
 
-// carry is steps 3 to 6.
+// carry is steps 3 to 6. The flush log is beside the metadata and not copied: from before the switch every flush commits.
 func (mv *metaMove) carry() (err error) {
-	p := mv.p
+	p, paused := mv.p, false
+	defer func() {
+		if paused {
+			p.resumeFlushLog()
+		}
+	}()
 	limit := newLimiter(drainRate)
 	for range metaPasses {
 		var n int64
 		n, err = mv.copy.Ahead(func(bytes int) bool { return limit.wait(p.stop, nil, bytes) })
 		if mv.copied += n; err == nil && n > metaPauseBytes/2 {
 			continue // while that was copied as much may have come
+		}
+		if err == nil {
+			paused = true
+			err = p.pauseFlushLog()
 		}
 		if err == nil {
 			if p.breaks(mutateMetaPause) {

@@ -182,8 +182,14 @@ func TestInterruptedMetadataMove(t *testing.T) {
 // movable is a pool in memory of two members whose first has the metadata and is drained but for that; no drain is under way.
 func movable(t *testing.T) (*testPool, *fsys.FaultFS, []byte) {
 	t.Helper()
-	o := testOptions(t)
 	disk := fsys.Fault(crashDisk())
+	p, want := movableOn(t, disk)
+	return p, disk, want
+}
+
+func movableOn(t *testing.T, disk fsys.FS) (*testPool, []byte) {
+	t.Helper()
+	o := testOptions(t)
 	o.fs, o.bootID, o.logBytes, o.patience = disk, &[16]byte{1}, 64<<10, 300*time.Millisecond
 	pool, err := CreatePool(t.Context(), PoolSpec{Name: "p", Directory: "/pool", Size: MinPoolSize, More: []MemberSpec{{Directory: "/second/pool", Size: MinPoolSize}}}, o)
 	must(t, err)
@@ -192,11 +198,11 @@ func movable(t *testing.T) (*testPool, *fsys.FaultFS, []byte) {
 	p.alloc.CloseLane(0)
 	v := p.volume("v", 4<<20)
 	want := fillPattern(t, v, 2)
-	must(t, v.Flush())
+	must(t, p.flush())
 	m := *p.members.table.Load().list[0]
 	m.rec.State = format.MemberDraining
 	must(t, p.putMember(&m))
-	return p, disk, want
+	return p, want
 }
 
 // Whatever call on the new place goes wrong, the pool goes on with the old one, and the move is made later; or, where it is not known whether the switch was

@@ -95,7 +95,7 @@ func TestRelocate(t *testing.T) {
 	s, err := p.OpenSnapshot(t.Context(), "s")
 	must(t, err)
 	wantV, wantC, wantS := readAll(t, v), readAll(t, c), readAll(t, s)
-	must(t, v.Flush())
+	must(t, p.flush())
 	used := p.Info().Used
 	family := v.mapping.lineage.Load().family
 	before := p.dataRuns(family, 0)
@@ -162,7 +162,7 @@ func TestRelocateGone(t *testing.T) {
 	v := p.volume("v", 1<<20)
 	_, err := v.WriteAt(make([]byte, 8*BlockSize), 0)
 	must(t, err)
-	must(t, v.Flush())
+	must(t, p.flush())
 	family := v.mapping.lineage.Load().family
 	list := p.dataRuns(family, 0)
 	must(t, v.Close(t.Context()))
@@ -267,7 +267,7 @@ func TestReadGen(t *testing.T) {
 		_, err := v.WriteAt(make([]byte, BlockSize), block*BlockSize)
 		must(t, err)
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	g := v.mapping.lineage.Load()
 	it, err := p.store.db.NewIter(&pebble.IterOptions{LowerBound: format.RunPrefix(), UpperBound: format.Upper(format.RunPrefix())})
 	must(t, err)

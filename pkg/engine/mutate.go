@@ -43,6 +43,8 @@ const (
 	mutateGrowthLimit              // space is taken though the file system is used beyond the limit of growth
 	mutateRollbackHeld             // a volume says that its holder has rolled it back, and lets it go, before it is rolled back
 	mutateCombine                  // writes that share a request are acknowledged before it has ended
+	mutateLogFlush                 // a flush's record is written without a member flush
+	mutateLogRoom                  // a flush's record is written over one whose runs are not committed
 	mutations                      // those that TestCrashFindsMutations breaks
 	mutateFinish                   // a new pool's superblocks say that it is finished before its record is durable: TestInterruptedCreate breaks it
 )

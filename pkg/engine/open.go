@@ -226,18 +226,24 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	closeDB = p.store.close
 	if o.ReadOnly {
 		p.readOnly = fmt.Errorf("pool %q: %w", p.name(), errReadOnly)
-		p.alloc, err = p.newAllocator(db, segments, 0)
-		return p, err
+		if p.alloc, err = p.newAllocator(db, segments, 0); err != nil {
+			return nil, err
+		}
+		return p, p.lookAtFlushes(rec.RingSeq)
 	}
 	if err := p.members.table.Load().tell(segments, !p.breaks(mutateUnsynced)); err != nil {
 		return nil, err
 	}
+	if p.flushes.log, err = p.openFlushLog(); err != nil {
+		return nil, err
+	}
+	undo = append(undo, p.closeFlushLog)
 	entries, err := p.openRing(rec)
 	if err != nil {
 		return nil, err
 	}
 	undo = append(undo, p.ring.Close)
-	if entries, err = p.withoutMissing(entries); err != nil {
+	if entries, err = p.withoutMissing(entries, p.flushes.end); err != nil {
 		return nil, err
 	}
 	if fresh != nil && p.breaks(mutateFinish) {
@@ -251,6 +257,9 @@ func openOn(list []opened, why map[string]error, o Options, fresh *fresh) (_ *Po
 	}
 	if err := p.replay(entries, rec.RingSeq); err != nil {
 		return nil, err
+	}
+	if l := p.flushes.log; l != nil {
+		l.Begin(p.pages.seq.Load())
 	}
 	p.preparing.many = int64(min(p.ring.Cap()/2, pendingMany))
 	p.preparing.size(p)
@@ -388,14 +397,15 @@ func (p *Pool) openRing(rec format.Pool) ([]ring.Entry, error) {
 	if w := p.ring.Warning(); w != nil {
 		p.event("the ring is not locked in memory", "warning", w)
 	}
-	p.pages.seq.Store(rec.RingSeq)
-	if n := len(entries); n > 0 {
-		p.pages.seq.Store(entries[n-1].Sequence)
+	entries, last, err := p.loggedEntries(entries, rec.RingSeq)
+	if err != nil {
+		return nil, errors.Join(err, p.ring.Close())
 	}
+	p.pages.seq.Store(last)
 	return entries, nil
 }
 
-// beginEpoch makes this opening known, before anything else is changed.
+// beginEpoch makes this opening known, before anything else is changed, but for making the flush log or giving a damaged one up.
 func (p *Pool) beginEpoch(rec format.Pool) error {
 	boot, err := p.options.boot()
 	if err != nil {
@@ -413,7 +423,7 @@ func (p *Pool) beginEpoch(rec format.Pool) error {
 	}, nil)
 }
 
-// replay commits what the ring holds beyond the last commit. Promise "a dead process is not a power cut": the members are flushed first, for the data
+// replay commits what the ring and the flush log hold beyond the last commit. Promise "a dead process is not a power cut": the members are flushed first, for the data
 // those entries name may be in the device's cache still.
 func (p *Pool) replay(entries []ring.Entry, applied uint64) error {
 	seq := p.pages.seq.Load() // of the last entry, one that is left out included
@@ -478,10 +488,10 @@ func (p *Pool) replay(entries []ring.Entry, applied uint64) error {
 		return false, nil
 	}, nil)
 	if err != nil {
-		return fmt.Errorf("replay ring: %w", err)
+		return fmt.Errorf("replay ring and flush log: %w", err)
 	}
 	p.ring.Retire(seq)
-	p.event("replayed the ring", "entries", len(entries), "pages", len(order))
+	p.event("replayed the ring and the flush log", "entries", len(entries), "pages", len(order))
 	return nil
 }
 
@@ -489,7 +499,7 @@ func splitByPage(e ring.Entry, f func(page uint32, run runs.Entry)) error {
 	off := int(e.Block % runs.Blocks)
 	if off+int(e.Length) > runs.Blocks || e.Block/runs.Blocks >= 1<<24 || e.Generation > runs.MaxGen ||
 		(e.Place != ring.ZeroPlace && e.Place+uint64(e.Length) > runs.MaxPlace) {
-		return fmt.Errorf("%w: ring entry %+v", ErrCorrupt, e)
+		return fmt.Errorf("%w: run %+v of the ring or the flush log", ErrCorrupt, e)
 	}
 	if e.Place == ring.ZeroPlace {
 		f(uint32(e.Block/runs.Blocks), runs.Zero(off, int(e.Length), e.Generation))

@@ -151,6 +151,8 @@ func (s *script) effect(step fsys.Step) (what, rule string, kind int) {
 	case sync && (ext == ".seg" || name == "flush"):
 		return "sync the " + map[bool]string{true: "segment", false: "flush file"}[ext == ".seg"],
 			s.flush + ": after the data, before the commit", begins
+	case write && name == flushLogName && len(bytes.Trim(step.Data, "\x00")) > 0:
+		return "write the flush log, durably", "LogFlush: after the data; the answer waits for it", begins
 	case write && ext == ".log" && step.Off == 0:
 		return "give the next log its place, durably", "before the log's first record", begins
 	case write && ext == ".log":
@@ -170,6 +172,9 @@ func (s *script) moving(name string, step fsys.Step) (what, rule string) {
 			return err.Error(), ""
 		}
 		what = fmt.Sprintf("superblock of member %d: metadata %d", sb.MemberIndex, sb.Metadata)
+		if sb.Incompatible&format.FlushLog != 0 {
+			what += ", flush log"
+		}
 		switch {
 		case !sb.MovingTo.IsZero():
 			return what + ", moving", "MetaNamed: before the copy is made"
@@ -214,6 +219,7 @@ var orders = map[string]func(s *script) (from int){
 		s.ask("write a sector of a new block", func() error { return put(v, 8*BlockSize+sectorSize, sectorSize, 3) })
 		s.ask("write 256 KiB, to reserved space", func() error { return put(v, 256<<10, 256<<10, 4) })
 		s.ask("flush", v.Flush)
+		s.ask("commit what is pending", s.Pool.flush)
 		return from
 	},
 	"first-write-and-flush-cow": func(s *script) int {
@@ -257,7 +263,7 @@ var orders = map[string]func(s *script) (from int){
 		must(s.t, put(v, 0, 4*BlockSize, 1))
 		must(s.t, s.snap("s", "v"))
 		must(s.t, put(v, 0, 2*BlockSize, 2))
-		must(s.t, v.Flush())
+		must(s.t, s.Pool.flush())
 		from := len(s.tape.Steps)
 		s.ask("delete the snapshot, and wait for the pass", func() error {
 			return errors.Join(s.DeleteSnapshot(context.Background(), "s"), s.WaitJobs(context.Background()))
@@ -268,10 +274,11 @@ var orders = map[string]func(s *script) (from int){
 	"discard-and-reuse": func(s *script) int {
 		v := s.volume("v", 1<<20)
 		must(s.t, put(v, 0, 4*BlockSize, 1))
-		must(s.t, v.Flush())
+		must(s.t, s.Pool.flush())
 		from := len(s.tape.Steps)
 		s.ask("discard", func() error { return v.Discard(0, 4*BlockSize) })
 		s.ask("flush", v.Flush)
+		s.ask("commit what is pending", s.Pool.flush)
 		return from
 	},
 	"open-after-a-kill": func(s *script) int {

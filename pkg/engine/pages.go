@@ -257,6 +257,18 @@ func (p *pages) publish(r *ring.Ring, v *Volume, own uint64, page uint32, entrie
 	return nil
 }
 
+// show puts a run that is durable and not committed over a page, of a pool that is open for looking only: nobody commits it.
+func (p *pages) show(v *Volume, page uint32, e runs.Entry) {
+	k := v.mapping.key(page)
+	s := p.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current[k] == nil {
+		s.current[k] = &pendingPage{v: v, page: page}
+	}
+	s.current[k].list = runs.Insert(s.current[k].list, e)
+}
+
 // weighBlocks of data weigh as much as a run.
 const weighBlocks = 32
 
@@ -270,6 +282,13 @@ func weigh(entries []runs.Entry) (n int64) {
 		}
 	}
 	return n
+}
+
+// published is a sequence up to which every run is in the ring, the newest there is.
+func (p *pages) published() uint64 {
+	p.seal.Lock()
+	defer p.seal.Unlock()
+	return p.seq.Load()
 }
 
 // sealed is what a round commits: every run pending when it was made.

@@ -15,7 +15,7 @@ func hiddenPages(t *testing.T, pages int64) (p *testPool, v *Volume, id uint64) 
 	p, _, _ = memoryPool(t)
 	v = p.volume("v", pages*pageBytes)
 	fill(t, v, 1)
-	must(t, v.Flush())
+	must(t, p.flush())
 	_, err := p.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
 	must(t, err)
 	b := make([]byte, BlockSize)
@@ -23,7 +23,7 @@ func hiddenPages(t *testing.T, pages int64) (p *testPool, v *Volume, id uint64) 
 		_, err := v.WriteAt(b, off)
 		must(t, err)
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	p.jobsHeld.Store(true)
 	must(t, p.DeleteSnapshot(t.Context(), "s"))
 	for id = range p.catalogue.jobs {
@@ -42,7 +42,7 @@ func TestPlanMeetsChanges(t *testing.T) {
 		t.Fatal("nothing to do")
 	}
 	must(t, v.Discard(0, pageBytes/2))
-	must(t, v.Flush())
+	must(t, p.flush())
 	p.ops.Lock()
 	c := passCommit{p: p.Pool, job: job, line: line, plans: plans}
 	err = p.commitThen(c.compose, step{do: func() { p.release(c.freed) }})
@@ -73,7 +73,7 @@ func TestPlanIsARewrite(t *testing.T) {
 				must(t, err)
 			}
 		}
-		must(t, v.Flush())
+		must(t, p.flush())
 		job, line := p.jobNow(id)
 		for page := range uint32(2) {
 			plans, err := planPass(p.store.db, job.Kind, line, []uint32{page})

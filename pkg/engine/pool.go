@@ -31,6 +31,7 @@ type Pool struct {
 	pages    *pages
 	alloc    *alloc.Allocator
 	ring     *ring.Ring
+	flushes  flushLog
 	epochs   epoch.Domain
 	takers   epoch.Domain // pins of COW's last steps: see partWrite.take
 	locks    rangelock.Table
@@ -186,7 +187,7 @@ func (p *Pool) Close(ctx context.Context) error {
 		}
 	}
 	p.waitForPins()
-	errs = errors.Join(errs, p.store.close())
+	errs = errors.Join(errs, p.closeFlushLog(), p.store.close())
 	errs = errors.Join(errs, p.pages.close())
 	if p.ring != nil {
 		if clean && errs == nil {
@@ -241,6 +242,7 @@ func (p *Pool) runTimer() {
 		case <-tick.C:
 		case <-p.preparing.manyPending:
 		}
+		p.flushes.few.Store(false)
 		if p.pages.pending.Load() == 0 || p.failure() != nil {
 			continue
 		}

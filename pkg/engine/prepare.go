@@ -102,10 +102,15 @@ func (r *preparer) wake(p *Pool, prefer alloc.Kind) {
 		r.kick()
 	}
 	if p.pages.pending.Load() > r.many || p.pages.replacing.Load() > replacingMany {
-		select {
-		case r.manyPending <- struct{}{}:
-		default:
-		}
+		r.askForCommit()
+	}
+}
+
+// askForCommit has the timer commit what is pending now.
+func (r *preparer) askForCommit() {
+	select {
+	case r.manyPending <- struct{}{}:
+	default:
 	}
 }
 

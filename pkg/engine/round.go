@@ -21,15 +21,19 @@ type rounds struct {
 }
 
 type round struct {
+	commit bool          // somebody needs the runs committed; else durable is enough
 	handed chan struct{} // closed when its batches are applied: the turn is over
 	done   chan struct{} // closed when it is durable, or has failed
 	err    error
 	before *round // the one that began before it; nil when this one is done
 }
 
-// flush returns when every write that returned before the call is durable.
-func (p *Pool) flush() error {
-	r, lead := p.joinRound()
+// flush returns when every write that returned before the call is committed, durably.
+func (p *Pool) flush() error { return p.flushRound(true) }
+
+// flushRound is flush; without commit it returns when every write that returned before the call is durable.
+func (p *Pool) flushRound(commit bool) error {
+	r, lead := p.joinRound(commit)
 	if lead {
 		// Nobody runs rounds: this caller does, its own first, and hands over the others.
 		finish := p.beginRound()
@@ -44,7 +48,7 @@ func (p *Pool) flush() error {
 
 // flushHanded returns when every run that was published before the call is with the committer: not durable yet, and before all that is handed to it later.
 func (p *Pool) flushHanded() {
-	r, lead := p.joinRound()
+	r, lead := p.joinRound(true)
 	if lead {
 		go p.runRounds()
 	}
@@ -52,13 +56,14 @@ func (p *Pool) flushHanded() {
 }
 
 // joinRound returns the next round. With lead the caller must see to it that rounds are run.
-func (p *Pool) joinRound() (r *round, lead bool) {
+func (p *Pool) joinRound(commit bool) (r *round, lead bool) {
 	rs := &p.rounds
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if rs.next == nil {
 		rs.next = &round{handed: make(chan struct{}), done: make(chan struct{})}
 	}
+	rs.next.commit = rs.next.commit || commit
 	if !rs.running {
 		rs.running = true
 		return rs.next, true
@@ -104,8 +109,17 @@ func (p *Pool) beginRound() (finish func()) {
 	defer rs.turn.Unlock()
 	rs.mu.Lock()
 	r := rs.next
-	r.before = before
-	rs.next, rs.under = nil, r
+	rs.next = nil
+	rs.mu.Unlock()
+	if !r.commit {
+		if logged, err := p.logPending(); logged {
+			r.err = err
+			close(r.handed)
+			return func() { close(r.done) }
+		}
+	}
+	rs.mu.Lock()
+	r.before, rs.under = before, r
 	rs.mu.Unlock()
 	wait := p.beginCommit(nil, nil)
 	close(r.handed)

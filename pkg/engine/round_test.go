@@ -44,7 +44,7 @@ func TestRoundsOverlap(t *testing.T) {
 	defer release()
 	put(2)
 	flushed := make(chan error, 3)
-	flush := func() { flushed <- v.Flush() }
+	flush := func() { flushed <- p.flush() }
 	go flush()
 	<-held
 	put(3)
@@ -82,13 +82,13 @@ func TestEmptyRoundWaitsForTheOneBefore(t *testing.T) {
 	_, err := v.WriteAt(make([]byte, BlockSize), 0)
 	must(t, err)
 	first, second := make(chan error, 1), make(chan error, 1)
-	go func() { first <- v.Flush() }()
+	go func() { first <- p.flush() }()
 	<-held
-	r, lead := p.joinRound()
+	r, lead := p.joinRound(true)
 	if lead {
 		go p.runRounds()
 	}
-	go func() { second <- v.Flush() }()
+	go func() { second <- p.flush() }()
 	<-r.handed // nothing was pending: all it does is done
 	select {
 	case <-r.done:

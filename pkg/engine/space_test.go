@@ -69,11 +69,11 @@ func (tp *testPool) kinds() (has [2]int) {
 	return has
 }
 
-// segmentSyncs flushes a volume and counts the syncs of segments that takes.
+// segmentSyncs commits what a volume has pending and counts the syncs of segments that takes.
 func segmentSyncs(t *testing.T, v *Volume, seen *fsys.Recorder) (n int) {
 	t.Helper()
 	seen.Reset()
-	must(t, v.Flush())
+	must(t, v.pool.flush())
 	for _, e := range seen.Events() {
 		if e.Op == fsys.OpSync && bytes.HasSuffix([]byte(e.Name), []byte(".seg")) {
 			n++
@@ -177,7 +177,7 @@ func TestSpaceGoesBack(t *testing.T) {
 	p.quiet()
 	fill(t, v, 1)
 	must(t, v.Discard(0, v.Size()))
-	must(t, v.Flush())
+	must(t, p.flush())
 	until(t, "what was discarded is free", func() bool { free, held, _ := p.alloc.Free(); return held == 0 && free > 128<<20/BlockSize })
 	for kind, keep := range map[alloc.Kind]int64{alloc.Written: 0, alloc.Reserved: 0} {
 		seg, k, ok, err := p.alloc.TakeBack(kind, keep)
@@ -213,7 +213,7 @@ func TestHolesAreNotWrittenAhead(t *testing.T) {
 	for at := int64(0); at < v.Size(); at += 2 * BlockSize {
 		must(t, v.Discard(at, BlockSize))
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	until(t, "what was discarded is free", func() bool { _, held, pending := p.alloc.Free(); return held == 0 && pending == 0 })
 	window, holes := p.preparing.window.Load(), v.Size()/BlockSize/2
 	if holes < window {

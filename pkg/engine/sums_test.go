@@ -111,7 +111,7 @@ func TestChecksumsResume(t *testing.T) {
 	for i := range pages {
 		p.write(v, i*PageBlocks, 4, byte(i))
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	// The pass reads half of the pages and dies before the rest.
 	reads := 0
 	hold := make(chan struct{})
@@ -154,7 +154,7 @@ func TestChecksumsOfClosing(t *testing.T) {
 	v := p.volume("v", 16<<20)
 	p.write(v, 0, 4, 1)
 	p.write(v, PageBlocks, 4, 2)
-	must(t, v.Flush())
+	must(t, p.flush())
 	reading, read, reads := make(chan struct{}), make(chan struct{}), 0
 	disk.Add(fsys.Rule{Op: fsys.OpRead, Glob: "*.seg", When: func(fsys.Call) bool {
 		if reads++; reads == 1 {
@@ -263,7 +263,7 @@ func TestScrubNamesDamage(t *testing.T) {
 	_, err := p.CreateVolume(t.Context(), VolumeSpec{Name: "copy", FromSnapshot: "new"})
 	must(t, err)
 	p.write(v, 2000, 10, 6)
-	must(t, v.Flush())
+	must(t, p.flush())
 	must(t, p.WaitChecksums(t.Context()))
 
 	hidden := p.placeOf("copy", 49) + 1
@@ -363,7 +363,7 @@ func TestCheckFindsWrongChecksums(t *testing.T) {
 	p.snapshot("s", "v")
 	p.write(v, 0, 10, 2)
 	must(t, p.WaitChecksums(t.Context()))
-	must(t, v.Flush())
+	must(t, p.flush())
 	frozen, head := p.catalogue.layers[p.catalogue.snapshots["s"].rec.Layer].rec.Gens[0], p.catalogue.layers[p.catalogue.volumes["v"].rec.Layer].rec.Gens[0]
 	sums := &format.Sums{}
 	sums.Set(3, 1)

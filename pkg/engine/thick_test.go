@@ -94,7 +94,7 @@ func neverLacksSpace(t *testing.T, mode Mode) {
 	p.promises()
 	rewrite(2)
 	must(t, thin.Discard(0, 28<<20))
-	must(t, thin.Flush())
+	must(t, p.flush())
 	next = 0
 	until(t, "there is space", func() bool { return p.Info().Available >= 28<<20 })
 	_, err := p.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "thick"})
@@ -223,7 +223,7 @@ func TestThickVolumeOnDrainedMember(t *testing.T) {
 
 	v := p.thick("thick", 128<<20, RedirectOnWrite)
 	write(v, 32<<20)
-	must(t, v.Flush())
+	must(t, p.flush())
 	_, err := p.DrainMember(t.Context(), "1", false)
 	must(t, err)
 	if n := p.alloc.Unpromised(); n < 0 {

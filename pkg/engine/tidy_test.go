@@ -54,7 +54,7 @@ func TestTidy(t *testing.T) {
 	s, err := p.OpenSnapshot(t.Context(), "s")
 	must(t, err)
 	want, frozen := readAll(t, v), readAll(t, s)
-	must(t, v.Flush())
+	must(t, p.flush())
 	used := p.Info().Used
 	before := p.inPlaces(v)
 	done := p.tidyAll("v")
@@ -85,7 +85,7 @@ func TestTidyClone(t *testing.T) {
 	p := newPool(t, testOptions(t), MinPoolSize)
 	v := p.volume("v", 4<<20)
 	p.scatter(v, 3000, 1)
-	must(t, v.Flush())
+	must(t, p.flush())
 	_, err := p.CreateVolume(t.Context(), VolumeSpec{Name: "c", FromVolume: "v"})
 	must(t, err)
 	places := p.placesOf(v)
@@ -159,7 +159,7 @@ func TestTidyBehind(t *testing.T) {
 	for _, name := range []string{"s1", "s2"} {
 		p.snapshot(name, "v")
 		p.scatter(v, 500, 1)
-		must(t, v.Flush())
+		must(t, p.flush())
 		deadline := time.Now().Add(20 * time.Second)
 		for tick := time.NewTicker(10 * time.Millisecond); p.inPlaces(v) > 16; <-tick.C {
 			if time.Now().After(deadline) {

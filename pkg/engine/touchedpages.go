@@ -15,7 +15,7 @@ type touchedPages struct {
 
 // touchedGen is one generation's part: the entries read and not given out yet, ascending.
 type touchedGen struct {
-	gen   uint64
+	gen   uint64 // 0: of also
 	pages []uint32
 	batch int
 }
@@ -40,7 +40,17 @@ func newTouchedPages(r reader, gens []uint64, from uint32) (*touchedPages, error
 	return t, nil
 }
 
+// also has it list pages that no generation need have runs in, ascending.
+func (t *touchedPages) also(pages []uint32) {
+	if len(pages) > 0 {
+		heap.Push(&t.queue, &touchedGen{pages: pages})
+	}
+}
+
 func (t *touchedPages) fill(g *touchedGen, from uint32) error {
+	if g.gen == 0 {
+		return nil
+	}
 	pages, err := touchedFrom(t.r, g.gen, from, g.batch)
 	if err != nil {
 		return fmt.Errorf("list pages of generation %d: %w", g.gen, err)
@@ -57,7 +67,9 @@ func (t *touchedPages) next() (page uint32, gens []uint64, ok bool, err error) {
 	page = t.queue[0].pages[0]
 	for len(t.queue) > 0 && t.queue[0].pages[0] == page {
 		g := t.queue[0]
-		gens = append(gens, g.gen)
+		if g.gen != 0 {
+			gens = append(gens, g.gen)
+		}
 		if g.pages = g.pages[1:]; len(g.pages) == 0 {
 			if err := t.fill(g, page+1); err != nil {
 				return 0, nil, false, err

@@ -73,7 +73,7 @@ func TestTidyAroundDamage(t *testing.T) {
 			p.write(v, page*1024+i*2, 1, 1)
 		}
 	}
-	must(t, v.Flush())
+	must(t, p.flush())
 	for page := range 2 {
 		for i := range 512 {
 			p.write(v, page*1024+i*2+1, 1, 2)

@@ -74,7 +74,7 @@ func (v *Volume) Flush() error {
 	if v.closed.Load() {
 		return ErrClosed
 	}
-	return v.pool.flush()
+	return v.pool.flushRound(false)
 }
 
 // Close runs one round and lets the volume go.

@@ -337,6 +337,9 @@ func (p *Pool) OpenVolume(ctx context.Context, name string) (*Volume, error) {
 	open.size.Store(int64(v.rec.Size))
 	open.mode.Store(uint32(v.rec.Mode))
 	open.first = v.rec.FirstGen
+	if err := p.showFlushes(open); err != nil {
+		return nil, err
+	}
 	p.maps.add(&open.mapping)
 	p.catalogue.mu.Lock()
 	defer p.catalogue.mu.Unlock()

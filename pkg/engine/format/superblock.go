@@ -32,8 +32,10 @@ const superblockMagic = "ROWANSB\x00"
 const (
 	// Unfinished: the pool is being made. Nothing was promised of what the member holds, so whoever makes a pool here takes its place.
 	Unfinished uint64 = 1 << 0
+	// FlushLog: flushed writes may be in the flush log alone, beside the metadata here.
+	FlushLog uint64 = 1 << 1
 
-	KnownIncompatible        = Unfinished
+	KnownIncompatible        = Unfinished | FlushLog
 	KnownCompatible   uint64 = 0
 )
 

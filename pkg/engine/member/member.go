@@ -141,6 +141,14 @@ func (m *Member) Finish() error {
 	return m.update(func(sb *format.Superblock) { sb.Incompatible &^= format.Unfinished })
 }
 
+// HasFlushLog records, durably, that flushed writes may be in a flush log beside the metadata here.
+func (m *Member) HasFlushLog() error {
+	if m.Superblock().Incompatible&format.FlushLog != 0 {
+		return nil
+	}
+	return m.update(func(sb *format.Superblock) { sb.Incompatible |= format.FlushLog })
+}
+
 func (m *Member) update(change func(*format.Superblock)) error {
 	if m.readOnly {
 		return ErrReadOnly

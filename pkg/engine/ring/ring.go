@@ -211,6 +211,24 @@ func (r *Ring) Replay(after uint64) ([]Entry, error) {
 	return entries, damaged
 }
 
+// Tail returns the entries above after and above what is retired, whichever is more, up to a sequence, in order; retired tells the latter. Sequences that
+// nobody appended are left out. ok is false where there could be more than most.
+func (r *Ring) Tail(after, to uint64, most int) (entries []Entry, retired uint64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	after = max(after, r.retired)
+	if r.mem == nil || to > after+uint64(most) {
+		return nil, r.retired, false
+	}
+	slots := uint64(1) << r.header.log2
+	for s := after + 1; s <= to; s++ {
+		if e, err := decodeEntry(r.slot(s & (slots - 1))); err == nil && e.Sequence == s {
+			entries = append(entries, e)
+		}
+	}
+	return entries, r.retired, true
+}
+
 // Epoch is the open epoch in the header.
 func (r *Ring) Epoch() uint64 {
 	r.mu.Lock()
