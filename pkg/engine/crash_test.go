@@ -55,7 +55,12 @@ func TestCrash(t *testing.T) {
 		seed = uint64(time.Now().UnixNano()) % 1e9
 	}
 	t.Logf("first seed %d", seed)
+	told := time.Now()
 	for done := 0; done < *crashCuts; done += *crashEach {
+		if time.Since(told) > time.Minute {
+			told = time.Now()
+			t.Logf("%d of %d cuts, next seed %d", done, *crashCuts, seed)
+		}
 		r := mustRecord(t, seed)
 		if c, err := crashAll(t, r, r.cuts(*crashEach, rand.New(rand.NewPCG(seed, 1))), crashOptions(t)); err != nil {
 			t.Fatalf("seed %d, %v: %v\n%s", seed, c, err, save(t, r, c))

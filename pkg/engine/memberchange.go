@@ -50,7 +50,8 @@ func (p *Pool) AddMember(ctx context.Context, spec MemberSpec) (PoolInfo, error)
 		index = max(index, i+1)
 	}
 	if lane = max(lane, p.alloc.Lanes()); len(t.list) >= MaxMembers || lane >= alloc.MaxLanes {
-		return PoolInfo{}, fmt.Errorf("add member: %w: pool %q has %d members, and had %d since it was opened", ErrInvalid, p.name(), len(t.list), lane)
+		return PoolInfo{}, fmt.Errorf("add member: %w: pool %q has %d members, of at most %d, and had %d of at most %d since it was opened; "+
+			"restart the engine to go on adding and removing", ErrInvalid, p.name(), len(t.list), MaxMembers, lane, alloc.MaxLanes)
 	}
 	dev, err := p.makeMember(spec, index)
 	if err != nil {
