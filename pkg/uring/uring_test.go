@@ -285,9 +285,10 @@ var (
 	benchDepth = flag.Int("bench-depth", 32, "callers")
 )
 
-// BenchmarkWrite4K overwrites a written file at random, by system calls and through the ring.
-func BenchmarkWrite4K(b *testing.B) {
-	const size = 1 << 30
+const benchSize = 1 << 30
+
+// benchFile is a written file.
+func benchFile(b *testing.B) (fd int) {
 	if *benchDir == "" {
 		*benchDir = b.TempDir()
 	}
@@ -296,16 +297,39 @@ func BenchmarkWrite4K(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer unix.Close(fd)
-	defer os.Remove(name)
-	for off, zeroes := int64(0), aligned(1<<20); off < size; off += 1 << 20 {
-		if _, err := unix.Pwrite(fd, zeroes, off); err != nil {
+	b.Cleanup(func() { _ = errors.Join(unix.Close(fd), os.Remove(name)) })
+	for off, p := int64(0), aligned(1<<20); off < benchSize; off += 1 << 20 {
+		if _, err := unix.Pwrite(fd, p, off); err != nil {
 			b.Fatal(err)
 		}
 	}
 	if err := unix.Fsync(fd); err != nil {
 		b.Fatal(err)
 	}
+	return fd
+}
+
+// BenchmarkRead4K reads at random, one read after the other, by system calls: Go's own, and with what keeps the runtime from taking the processor away.
+func BenchmarkRead4K(b *testing.B) {
+	fd := benchFile(b)
+	for name, read := range map[string]func(int, []byte, int64) (int, error){"unix": unix.Pread, "io": (*IO)(nil).Pread} {
+		b.Run(name, func(b *testing.B) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(32, runtime.NumCPU())))
+			p, cpu := aligned(block), processorTime(b)
+			for b.Loop() {
+				if _, err := read(fd, p, rand.Int64N(benchSize/block)*block); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "reads/s")
+			b.ReportMetric(float64(processorTime(b)-cpu)/float64(b.N)/1000, "cpu-us/read")
+		})
+	}
+}
+
+// BenchmarkWrite4K overwrites a written file at random, by system calls and through the ring.
+func BenchmarkWrite4K(b *testing.B) {
+	fd := benchFile(b)
 	for _, mode := range []Mode{Never, Always, Auto} {
 		b.Run(mode.String(), func(b *testing.B) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(32, runtime.NumCPU())))
@@ -318,7 +342,7 @@ func BenchmarkWrite4K(b *testing.B) {
 				wg.Go(func() {
 					p := aligned(block)
 					for left.Add(-1) >= 0 {
-						if _, err := io.Pwrite(fd, p, rand.Int64N(size/block)*block); err != nil {
+						if _, err := io.Pwrite(fd, p, rand.Int64N(benchSize/block)*block); err != nil {
 							b.Error(err)
 							return
 						}
