@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rowan-csi/rowan/pkg/engine"
+	"github.com/rowan-csi/rowan/pkg/engine/host"
 )
 
 // memberDirs are the folders that a pool's members may be in, of which one at a time is unused at least.
@@ -27,7 +28,9 @@ const drainTime = 5 * time.Second
 func (p *soaked) changeMembers(ctx context.Context) error {
 	var info engine.PoolInfo
 	err := p.call(ctx, "look at the pool", func(ctx context.Context) (err error) {
-		info, err = p.Engine.Pool(ctx, p.Pool)
+		if info, err = p.Engine.Pool(ctx, p.Pool); err == nil && info.State == host.StateOpening { // nothing is known of its members yet
+			err = host.ErrNotOpen
+		}
 		return err
 	})
 	if err != nil {
